@@ -1,0 +1,3 @@
+module bk.build/bk
+
+go 1.26.8

@@ -1,0 +1,73 @@
+// Package layer converts between the forms of an image layer.
+//
+// A layer is an ordered stream of [Entry]: what one step added to, changed in
+// or removed from a file tree. The stream has two stored forms: packed, a tar
+// (compressed or not) as the image specification's layer.md describes it; and
+// unpacked, a directory that overlayfs takes as a lowerdir. This package reads
+// and writes both:
+//
+//	Walk   directory -> entries        Apply  entries -> directory
+//	Read   tar       -> entries        Pack   entries -> tar
+//
+// It is a leaf: it knows nothing of stores, registries or builds.
+package layer
+
+import (
+	"io"
+	"iter"
+	"time"
+)
+
+// Type says what an entry is. The values are those of archive/tar's type
+// flags, and two more for what a layer removes.
+type Type byte
+
+const (
+	Regular   Type = '0'
+	Hardlink  Type = '1' // Link is the path of an earlier entry of the same layer
+	Symlink   Type = '2' // Link is the target, as it is
+	Char      Type = '3'
+	Block     Type = '4'
+	Directory Type = '5'
+	Fifo      Type = '6'
+	Whiteout  Type = 'w' // Path is removed from the layers below (".wh.NAME" in a tar)
+)
+
+// Entry is one file of a layer.
+type Entry struct {
+	// Path is slash-separated, relative and clean ("etc/passwd"); the root
+	// directory itself is ".". No element is "..", and none is a whiteout
+	// marker: these are Type Whiteout and the field Opaque.
+	Path string
+	Type Type
+	// Mode holds the permission, setuid, setgid and sticky bits (07777), as
+	// chmod(2) takes them.
+	Mode     uint32
+	UID, GID int
+	ModTime  time.Time
+	Size     int64  // bytes of a Regular file, else 0
+	Link     string // target of a Symlink or Hardlink
+	// DevMajor and DevMinor are of Char and Block.
+	DevMajor, DevMinor uint32
+	// Opaque directories hide all that lower layers have below them.
+	Opaque bool
+	// Xattrs are kept exactly, without those of overlayfs itself
+	// (trusted.overlay.*, user.overlay.*).
+	Xattrs map[string]string
+	// Content gives the bytes of a Regular file; nil when Size is 0.
+	Content Content
+}
+
+// Content is the bytes of a regular file.
+type Content interface {
+	// Open returns the bytes. The caller closes the reader.
+	Open() (io.ReadCloser, error)
+	// Digest returns the SHA-256 of the bytes when it is known. It allows a
+	// packed chunk to be reused; a reader must not trust it otherwise.
+	Digest() (sum [32]byte, ok bool)
+}
+
+// Entries is a layer as a stream, parents before children, directories'
+// children in bytewise order of their names, each path once, a hard link after
+// its target. The stream ends after the first error.
+type Entries = iter.Seq2[*Entry, error]

@@ -1,0 +1,57 @@
+// Package runner runs one command in an OCI container.
+//
+// It is an OCI executor in Go over system calls: no external runtime, no
+// daemon. The parent side turns a runtime-spec [specs.Spec] and a root
+// described as overlay layers into a flat list of system calls; the child side
+// (package bk.build/bk/child, which runs first in the re-executed binary)
+// makes the mounts inside the container's own mount namespace, starts the
+// command under its restrictions, reaps, forwards signals, and dies with its
+// parent. Nothing is left on the host when either of them is killed.
+package runner
+
+import (
+	"io"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Tree is a file tree described as overlayfs layers.
+type Tree struct {
+	// Lower are absolute paths of unpacked layers, the topmost first. It may
+	// be empty when Upper is given, and may be hundreds long.
+	Lower []string
+	// Upper and Work are absolute paths of empty directories of one file
+	// system that take what the container writes. Without them the tree is
+	// read-only.
+	Upper, Work string
+}
+
+// Container is one command and all that it sees.
+type Container struct {
+	// ID names the container in messages and cgroups.
+	ID string
+	// Spec is the container as runtime-spec 1.3 describes it. Spec.Root.Path
+	// is ignored in favour of Root; Spec.Root.Readonly is honoured. All user
+	// and group names are resolved already.
+	Spec *specs.Spec
+	Root Tree
+	// Trees gives for mounts of Spec.Mounts, by destination, the tree that is
+	// mounted there; the mount's Source is then a path inside of the tree
+	// (resolved inside of it, symlinks too) and its Options are flags such as
+	// "ro". Mount points must exist in the tree below, or be made available by
+	// the caller in a layer of their own.
+	Trees map[string]Tree
+
+	Stdin          io.Reader // nil: empty
+	Stdout, Stderr io.Writer // nil: discarded
+}
+
+// Status is how the command ended.
+type Status struct {
+	// Code is the exit code; 128+N when signal N ended the command.
+	Code int
+	// Signal is the number of the signal that ended the command, or 0.
+	Signal int
+	// OOM reports that the kernel's out-of-memory killer ended a process.
+	OOM bool
+}
