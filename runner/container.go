@@ -3,7 +3,7 @@
 // It is an OCI executor in Go over system calls: no external runtime, no
 // daemon. The parent side turns a runtime-spec [specs.Spec] and a root
 // described as overlay layers into a flat list of system calls; the child side
-// (package bk.build/bk/child, which runs first in the re-executed binary)
+// (package runner/child, which runs first in the re-executed binary)
 // makes the mounts inside the container's own mount namespace, starts the
 // command under its restrictions, reaps, forwards signals, and dies with its
 // parent. Nothing is left on the host when either of them is killed.

@@ -71,3 +71,11 @@ type Content interface {
 // children in bytewise order of their names, each path once, a hard link after
 // its target. The stream ends after the first error.
 type Entries = iter.Seq2[*Entry, error]
+
+// Compression says how a tar is packed.
+type Compression struct {
+	// Type is "gzip" (also the zero value), "zstd" or "uncompressed".
+	Type string
+	// Level is the compressor's level; nil: its default.
+	Level *int
+}

@@ -1,0 +1,97 @@
+package builder
+
+import (
+	"context"
+	"time"
+
+	"github.com/moby/buildkit/client"
+	gateway "github.com/moby/buildkit/frontend/gateway/client"
+	digest "github.com/opencontainers/go-digest"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"bk.build/bk/layout/layer"
+)
+
+// Options configures a build. They are data: what influences the result goes
+// into cache keys.
+type Options struct {
+	// Root is the store's directory.
+	Root string
+	// FrontendOpt are the options of the gateway protocol ("build-arg:X",
+	// "target", "platform", "no-cache", "context:NAME", ...).
+	FrontendOpt map[string]string
+	// Locals are the directories that local:// sources name ("context",
+	// "dockerfile", named contexts).
+	Locals map[string]string
+	// Layouts are the OCI layout directories that oci-layout:// sources name
+	// by their store id.
+	Layouts map[string]string
+	// Secrets and SSH answer RUN --mount=type=secret|ssh by id.
+	Secrets map[string]Secret
+	SSH     map[string]SSHAgent
+	// PullRegistries tells how registries are reached.
+	InsecureRegistries []string
+	// Pack lists the packed forms that the caller will commit, so that
+	// packing can overlap with the build.
+	Pack []PackOptions
+	// Jobs bounds how many RUN steps run at a time; 0: no bound.
+	Jobs int
+	// Network is the mode of RUN steps that name none: "host" or "none";
+	// empty: host.
+	Network string
+	// Emulators are directories searched for qemu-ARCH-static before PATH.
+	Emulators []string
+}
+
+// Secret is where a secret's bytes come from: exactly one field is set.
+type Secret struct {
+	File string
+	Env  string
+}
+
+// SSHAgent is a listening agent socket, or key files to serve.
+type SSHAgent struct {
+	Socket string
+	Keys   []string
+}
+
+// PackOptions says how layers are packed.
+type PackOptions struct {
+	Compression layer.Compression
+	// Force repacks base layers too.
+	Force bool
+	// Epoch bounds the times of files in layers that the build made; nil
+	// leaves them as they are.
+	Epoch *time.Time
+}
+
+// CommitOptions says how the result becomes an image.
+type CommitOptions struct {
+	PackOptions
+	// DockerTypes selects docker media types instead of OCI's.
+	DockerTypes bool
+	// Annotations by level, as BuildKit's exporter spells its attributes:
+	// "annotation.K", "annotation-index.K", "annotation[linux/amd64].K",
+	// "annotation-manifest-descriptor.K".
+	Annotations map[string]string
+	// Names are set as org.opencontainers.image.ref.name / io.containerd.image.name
+	// annotations by the exporters, not here.
+}
+
+// Image is a committed result, in the store.
+type Image struct {
+	// Descriptor is of the index, or of the one manifest when the build has
+	// one platform and no index was asked for.
+	Descriptor ocispecs.Descriptor
+	// Manifests and Configs are by platform, in the order of the build.
+	Manifests []ocispecs.Descriptor
+	Configs   []digest.Digest
+}
+
+// Builder events, for the progress display, are BuildKit's SolveStatus.
+type Progress = func(*client.SolveStatus)
+
+// Frontend produces results by asking a gateway client to solve definitions.
+type Frontend = gateway.BuildFunc
+
+var _ = context.Background
