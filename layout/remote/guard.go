@@ -1,0 +1,118 @@
+package remote
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const maxRedirects = 5
+
+// errRefused marks requests that were not sent, and must not be tried again.
+var errRefused = errors.New("refused")
+
+// guard is the last stage before the network. It sees every request: those of
+// the client, those to token servers, and those that redirects lead to.
+type guard struct {
+	inner http.RoundTripper
+	own   string // the registry's host
+	plain bool   // plain HTTP is allowed
+	local bool   // the registry is on this machine, and so may be others
+}
+
+// RoundTrip refuses a request in plain text where that is not allowed (an
+// http:// redirect would show a token's content to the network), and one to an
+// address of this machine or link (a redirect to a cloud's metadata service).
+func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
+	host := req.URL.Hostname()
+	if req.URL.Scheme != "https" && !(req.URL.Scheme == "http" && g.plain) {
+		return nil, fmt.Errorf("%w: %s:// to %s, which is not listed as insecure", errRefused, req.URL.Scheme, req.URL.Host)
+	}
+	if host != g.own && !g.local && (isLoopback(host) || isLinkLocal(host)) {
+		return nil, fmt.Errorf("%w: %s leads to the internal address %s", errRefused, g.own, req.URL.Host)
+	}
+	return g.inner.RoundTrip(req)
+}
+
+// limitRedirects bounds a chain of redirects. The client's transport gives
+// credentials to the registry's own host only.
+func limitRedirects(req *http.Request, via []*http.Request) error {
+	if len(via) > maxRedirects {
+		return fmt.Errorf("%w: more than %d redirects", errRefused, maxRedirects)
+	}
+	if req.URL.User != nil {
+		return fmt.Errorf("%w: a redirect to a URL with credentials", errRefused)
+	}
+	return nil
+}
+
+// isLoopback says whether host names this machine, in any spelling that the
+// dialer takes for an address.
+func isLoopback(host string) bool {
+	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
+		return true
+	}
+	addr, ok := parseAddr(host)
+	return ok && (addr.IsLoopback() || addr.IsUnspecified())
+}
+
+// isLinkLocal says whether host is an address of the local link, among which
+// are the metadata services of clouds.
+func isLinkLocal(host string) bool {
+	addr, ok := parseAddr(host)
+	return ok && linkLocal(addr)
+}
+
+func linkLocal(addr netip.Addr) bool {
+	addr = addr.Unmap()
+	return addr.IsLinkLocalUnicast() || addr.IsLinkLocalMulticast() || addr == netip.MustParseAddr("fd00:ec2::254")
+}
+
+// parseAddr parses an IP address. Old spellings of IPv4 ("2130706433",
+// "127.1") resolve without a name server, so the system's parser decides.
+func parseAddr(host string) (netip.Addr, bool) {
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return addr.WithZone("").Unmap(), true
+	}
+	return parseLegacyIPv4(host)
+}
+
+// newTransport makes a pool of connections.
+func newTransport(insecure bool, silence time.Duration) *http.Transport {
+	dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
+	named := *dialer
+	named.ControlContext = refuseLinkLocal
+	return &http.Transport{
+		Proxy: http.ProxyFromEnvironment,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if isLinkLocal(hostname(addr)) {
+				return dialer.DialContext(ctx, network, addr) // the guard let it pass
+			}
+			return named.DialContext(ctx, network, addr)
+		},
+		TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: insecure},
+		ForceAttemptHTTP2:     true,
+		MaxIdleConns:          64,
+		MaxIdleConnsPerHost:   16,
+		IdleConnTimeout:       90 * time.Second,
+		TLSHandshakeTimeout:   15 * time.Second,
+		ExpectContinueTimeout: time.Second,
+		ResponseHeaderTimeout: silence,
+		DisableCompression:    true, // digests are of the bytes as stored
+	}
+}
+
+// refuseLinkLocal stops a connection to a name that resolves to the local link.
+func refuseLinkLocal(_ context.Context, _, address string, _ syscall.RawConn) error {
+	if ap, err := netip.ParseAddrPort(address); err == nil && linkLocal(ap.Addr().WithZone("")) {
+		return fmt.Errorf("%w: it resolves to the internal address %s", errRefused, ap.Addr())
+	}
+	return nil
+}
