@@ -1,0 +1,445 @@
+package builder
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	digest "github.com/opencontainers/go-digest"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"bk.build/bk/builder/cache"
+	"bk.build/bk/builder/snapshot"
+	"bk.build/bk/layout"
+	"bk.build/bk/layout/layer"
+)
+
+// layers is the store's snapshots directory. A layer has a directory there as
+// soon as one of its forms is stored:
+//
+//	snapshots/<id>/fs               the unpacked form
+//	snapshots/<id>/implied          parents that the packed form did not name
+//	snapshots/<id>/packed-<how>     JSON: the packed form's descriptor and diffID
+//
+// The id of an image's layer is its diffID; of a RUN's layer it is random,
+// since running again may give something else; of a file operation's it is
+// derived from what goes in.
+type layers struct {
+	dir   string
+	store *layout.Dir
+	tmp   *scratch
+	slots chan struct{} // bounds the layers packed or unpacked at a time
+
+	mu   sync.Mutex
+	byID map[string]*Layer
+}
+
+// Layer is what one step left, in the forms that somebody asked for.
+type Layer struct {
+	id string
+	s  *layers
+
+	// origin is where an image's layer can be had from; nil for others.
+	origin *origin
+	// plan makes the layer's entries from what it was made of: for file
+	// operations, whose result needs no directory to exist.
+	plan func() ([]*layer.Entry, error)
+	// keep asks to store the packed form when it streams by.
+	keep bool
+	// event is the vertex that shows the transfer of an image's layer.
+	event *event
+
+	planned  future[[]*layer.Entry]
+	unpacked future[string]
+	packs    futures[layout.LayerBlob]
+}
+
+// origin is a layer's packed form outside of the store.
+type origin struct {
+	blob layout.LayerBlob
+	// open streams the bytes, verified against the descriptor.
+	open func(ctx context.Context) (io.ReadCloser, error)
+	// link puts the blob into the store without reading it; nil when it has
+	// to be read.
+	link func() error
+}
+
+// get returns the layer of an id, one object for each id.
+func (s *layers) get(id string) *Layer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.byID[id]
+	if l == nil {
+		l = &Layer{id: id, s: s}
+		s.byID[id] = l
+	}
+	return l
+}
+
+// image returns an image's layer.
+func (s *layers) image(o *origin) *Layer {
+	l := s.get(o.blob.DiffID.Encoded())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l.origin == nil {
+		l.origin = o
+	}
+	return l
+}
+
+// made returns a file operation's layer.
+func (s *layers) made(id string, plan func() ([]*layer.Entry, error)) *Layer {
+	l := s.get(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l.plan == nil {
+		l.plan = plan
+	}
+	return l
+}
+
+func (l *Layer) path(name string) string { return filepath.Join(l.s.dir, l.id, name) }
+
+// stored reports whether a form of the layer is in the store.
+func (l *Layer) stored() bool {
+	st, err := os.Stat(filepath.Join(l.s.dir, l.id))
+	if err != nil {
+		return false
+	}
+	cache.Touch(filepath.Join(l.s.dir, l.id), st.ModTime())
+	if exists(l.path("fs")) {
+		return true
+	}
+	_, ok := l.anyPacked()
+	return ok
+}
+
+// available reports whether a form of the layer can be had.
+func (l *Layer) available() bool { return l.origin != nil || l.plan != nil || l.stored() }
+
+func exists(name string) bool {
+	_, err := os.Lstat(name)
+	return err == nil
+}
+
+// entries returns what a planned layer holds.
+func (l *Layer) entries() ([]*layer.Entry, error) { return l.planned.do(l.plan) }
+
+// view returns the layer for a snapshot.View, in the cheapest form at hand.
+func (l *Layer) view(ctx context.Context) (snapshot.Layer, error) {
+	if l.plan != nil && !exists(l.path("fs")) {
+		e, err := l.entries()
+		if err != nil {
+			return snapshot.Layer{}, err
+		}
+		return snapshot.PlanLayer(stream(e))
+	}
+	dir, err := l.Dir(ctx)
+	if err != nil {
+		return snapshot.Layer{}, err
+	}
+	return snapshot.DirLayer(dir), nil
+}
+
+// Dir returns the layer's unpacked form: a directory in overlayfs form.
+func (l *Layer) Dir(ctx context.Context) (string, error) {
+	return l.unpacked.do(func() (string, error) {
+		dir := l.path("fs")
+		if exists(dir) {
+			return dir, nil
+		}
+		release, err := l.s.slot(ctx)
+		if err != nil {
+			return "", err
+		}
+		defer release()
+		return dir, l.unpack(ctx)
+	})
+}
+
+func (s *layers) slot(ctx context.Context) (func(), error) {
+	select {
+	case s.slots <- struct{}{}:
+		return func() { <-s.slots }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// unpack makes the unpacked form from whichever other form there is.
+func (l *Layer) unpack(ctx context.Context) error {
+	tmp, err := l.s.tmp.mkdir("layer")
+	if err != nil {
+		return err
+	}
+	fsDir := filepath.Join(tmp, "fs")
+	var implied []string
+	switch packed, ok := l.anyPacked(); {
+	case l.plan != nil:
+		implied, err = l.applyPlan(ctx, fsDir)
+	case ok:
+		implied, err = l.unpackBlob(ctx, fsDir, packed, func(context.Context) (io.ReadCloser, error) {
+			return l.s.store.OpenBlob(packed.Descriptor)
+		}, nil)
+	case l.origin != nil:
+		implied, err = l.fetch(ctx, fsDir)
+	default:
+		err = fmt.Errorf("layer %s is not in the store any more", l.id)
+	}
+	if err == nil && len(implied) > 0 {
+		err = os.WriteFile(filepath.Join(tmp, "implied"), []byte(strings.Join(implied, "\x00")), 0o600)
+	}
+	if err == nil {
+		err = l.install(tmp, "fs", "implied")
+	}
+	os.RemoveAll(tmp)
+	return err
+}
+
+func (l *Layer) applyPlan(ctx context.Context, dir string) ([]string, error) {
+	entries, err := l.entries()
+	if err != nil {
+		return nil, err
+	}
+	applied, err := layer.Apply(ctx, stream(entries), dir, layer.ApplyOptions{})
+	return applied.Implied, err
+}
+
+// stream turns a list into a stream.
+func stream(entries []*layer.Entry) layer.Entries {
+	return func(yield func(*layer.Entry, error) bool) {
+		for _, e := range entries {
+			if !yield(e, nil) {
+				return
+			}
+		}
+	}
+}
+
+// fetch unpacks from the origin, keeping the blob as it streams by when the
+// result needs it.
+func (l *Layer) fetch(ctx context.Context, dir string) ([]string, error) {
+	if l.origin.link != nil || !l.keep {
+		return l.unpackBlob(ctx, dir, l.origin.blob, l.origin.open, nil)
+	}
+	w, err := l.s.store.NewBlob()
+	if err != nil {
+		return nil, err
+	}
+	defer w.Close()
+	implied, err := l.unpackBlob(ctx, dir, l.origin.blob, l.origin.open, w)
+	if err != nil {
+		return nil, err
+	}
+	desc := l.origin.blob.Descriptor
+	_, _, err = w.Commit(desc.Digest, desc.Size)
+	return implied, err
+}
+
+func (l *Layer) unpackBlob(ctx context.Context, dir string, b layout.LayerBlob, open func(context.Context) (io.ReadCloser, error), tee io.Writer) ([]string, error) {
+	r, err := open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	opts := layer.UnpackOptions{Digest: b.Descriptor.Digest, Size: b.Descriptor.Size, DiffID: b.DiffID}
+	var in io.Reader = r
+	if tee != nil {
+		in = io.TeeReader(r, tee)
+	}
+	u, err := layer.Unpack(ctx, in, dir, opts)
+	if err != nil {
+		return nil, fmt.Errorf("unpack layer %s: %w", b.Descriptor.Digest, err)
+	}
+	return u.Implied, nil
+}
+
+// install moves finished parts of a layer into its directory. Another process
+// may have done the same meanwhile: then its work stays.
+func (l *Layer) install(tmp string, names ...string) error {
+	dst := filepath.Join(l.s.dir, l.id)
+	// The whole directory at once when it is the first form.
+	if err := os.MkdirAll(l.s.dir, 0o700); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, dst); err == nil {
+		return nil
+	}
+	for i := len(names) - 1; i >= 0; i-- { // "fs" last: it makes the others count
+		err := os.Rename(filepath.Join(tmp, names[i]), filepath.Join(dst, names[i]))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !exists(filepath.Join(dst, names[i])) {
+			return fmt.Errorf("store layer %s: %w", l.id, err)
+		}
+	}
+	return nil
+}
+
+// implied returns the parent directories that the layer's packed form did not
+// name and whose attributes in the unpacked form are therefore invented.
+func (l *Layer) implied() []string {
+	b, err := os.ReadFile(l.path("implied"))
+	if err != nil || len(b) == 0 {
+		return nil
+	}
+	return strings.Split(string(b), "\x00")
+}
+
+// memo is the content of a packed-<how> file.
+type memo struct {
+	Descriptor ocispecs.Descriptor
+	DiffID     digest.Digest
+	Created    time.Time // when the layer was made
+}
+
+// how names a way to pack.
+func (o PackOptions) how() string {
+	s := o.Compression.String()
+	if o.Epoch != nil {
+		s += "-" + strconv.FormatInt(o.Epoch.Unix(), 10)
+	}
+	return s
+}
+
+// readPacked returns a packed form that is in the store.
+func (l *Layer) readPacked(name string) (layout.LayerBlob, bool) {
+	b, err := os.ReadFile(l.path(name))
+	if err != nil {
+		return layout.LayerBlob{}, false
+	}
+	var m memo
+	if json.Unmarshal(b, &m) != nil || m.DiffID.Validate() != nil {
+		return layout.LayerBlob{}, false
+	}
+	if !l.s.store.HasDescriptor(m.Descriptor) {
+		return layout.LayerBlob{}, false
+	}
+	return layout.LayerBlob{Descriptor: m.Descriptor, DiffID: m.DiffID, Created: &m.Created}, true
+}
+
+// anyPacked returns any packed form that is in the store. For an image's layer
+// that is the form of the image.
+func (l *Layer) anyPacked() (layout.LayerBlob, bool) {
+	if l.origin != nil {
+		return l.origin.blob, l.s.store.HasDescriptor(l.origin.blob.Descriptor)
+	}
+	names, _ := filepath.Glob(l.path("packed-*"))
+	for _, n := range names {
+		if b, ok := l.readPacked(filepath.Base(n)); ok {
+			return b, true
+		}
+	}
+	return layout.LayerBlob{}, false
+}
+
+// Pack returns the layer's packed form, in the store. An image's layer stays as
+// it is unless opts.Force says otherwise.
+func (l *Layer) Pack(ctx context.Context, opts PackOptions) (layout.LayerBlob, error) {
+	return l.packs.do(opts.how()+strconv.FormatBool(opts.Force), func() (layout.LayerBlob, error) {
+		if l.origin != nil && (!opts.Force || opts.Compression.MediaType(false) == l.origin.blob.Descriptor.MediaType) {
+			return l.origin.blob, l.keepOrigin(ctx)
+		}
+		name := "packed-" + opts.how()
+		if b, ok := l.readPacked(name); ok {
+			return b, nil
+		}
+		entries, err := l.stream(ctx)
+		if err != nil {
+			return layout.LayerBlob{}, err
+		}
+		release, err := l.s.slot(ctx)
+		if err != nil {
+			return layout.LayerBlob{}, err
+		}
+		defer release()
+		b, err := l.pack(ctx, entries, opts)
+		if err != nil {
+			return b, err
+		}
+		return b, l.remember(name, b)
+	})
+}
+
+// keepOrigin makes sure that an image's layer is in the store as it is.
+func (l *Layer) keepOrigin(ctx context.Context) error {
+	desc := l.origin.blob.Descriptor
+	if l.s.store.HasDescriptor(desc) {
+		return nil
+	}
+	if l.origin.link != nil {
+		return l.origin.link()
+	}
+	r, err := l.origin.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	w, err := l.s.store.NewBlob()
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	if _, err := io.Copy(w, r); err != nil {
+		return fmt.Errorf("fetch layer %s: %w", desc.Digest, err)
+	}
+	_, _, err = w.Commit(desc.Digest, desc.Size)
+	return err
+}
+
+func (l *Layer) pack(ctx context.Context, entries layer.Entries, opts PackOptions) (layout.LayerBlob, error) {
+	var none layout.LayerBlob
+	if l.origin != nil {
+		opts.Epoch = nil // an image's own times are not ours to change
+	}
+	w, err := l.s.store.NewBlob()
+	if err != nil {
+		return none, err
+	}
+	defer w.Close()
+	p, err := layer.Pack(ctx, w, entries, layer.PackOptions{Compression: opts.Compression, Epoch: opts.Epoch})
+	if err != nil {
+		return none, fmt.Errorf("pack layer: %w", err)
+	}
+	dgst, size, err := w.Commit("", -1)
+	if err != nil {
+		return none, err
+	}
+	now := time.Now().UTC()
+	return layout.LayerBlob{
+		Descriptor: ocispecs.Descriptor{MediaType: opts.Compression.MediaType(false), Digest: dgst, Size: size},
+		DiffID:     p.DiffID,
+		Created:    &now,
+	}, nil
+}
+
+// stream returns the layer's entries from whichever form there is.
+func (l *Layer) stream(ctx context.Context) (layer.Entries, error) {
+	if l.plan != nil {
+		e, err := l.entries()
+		return stream(e), err
+	}
+	dir, err := l.Dir(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return layer.Walk(dir), nil
+}
+
+func (l *Layer) remember(name string, b layout.LayerBlob) error {
+	dt, err := json.Marshal(memo{b.Descriptor, b.DiffID, *b.Created})
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(l.s.dir, l.id), 0o700); err != nil {
+		return err
+	}
+	return cache.WriteFile(l.path(name), dt)
+}
