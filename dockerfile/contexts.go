@@ -1,7 +1,6 @@
 package dockerfile
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,10 +15,9 @@ import (
 	"github.com/distribution/reference"
 	digest "github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
-)
 
-// maxIndex bounds the index.json of a layout that a context names.
-const maxIndex = 16 << 20
+	"bk.build/bk/layout"
+)
 
 // setDockerfile makes the Dockerfile's directory a local source.
 func (r *Request) setDockerfile(o Options) error {
@@ -155,16 +153,10 @@ func (r *Request) namedContext(name, spec string) (string, error) {
 
 // layoutContext registers the layout at DIR[:TAG][@DIGEST] and pins its image.
 func (r *Request) layoutContext(name, spec string) (string, error) {
-	rest, dgst, pinned := strings.Cut(spec, "@")
+	rest, pin, _ := strings.Cut(spec, "@")
 	dir, tag := splitTag(rest)
-	if !pinned {
-		found, err := layoutDigest(dir, tag)
-		if err != nil {
-			return "", fmt.Errorf("build-context %s=oci-layout://%s: %w", name, spec, err)
-		}
-		dgst = found.String()
-	}
-	if _, err := digest.Parse(dgst); err != nil {
+	dgst, err := layoutDigest(dir, tag, pin)
+	if err != nil {
 		return "", fmt.Errorf("build-context %s=oci-layout://%s: %w", name, spec, err)
 	}
 	abs, err := filepath.Abs(dir)
@@ -173,50 +165,37 @@ func (r *Request) layoutContext(name, spec string) (string, error) {
 	}
 	id := "layout" + strconv.Itoa(len(r.Layouts))
 	r.Layouts[id] = abs
-	return "oci-layout://" + id + "@" + dgst, nil
+	return "oci-layout://" + id + "@" + dgst.String(), nil
 }
 
-// splitTag cuts DIR:TAG at the last colon that a path element follows; the
-// tag is "latest" when there is none.
+// splitTag cuts DIR:TAG at the last colon that no path element follows.
 func splitTag(s string) (dir, tag string) {
 	if i := strings.LastIndexByte(s, ':'); i > 0 && !strings.ContainsAny(s[i:], `/\`) {
 		return s[:i], s[i+1:]
 	}
-	return s, "latest"
+	return s, ""
 }
 
-// layoutDigest finds the image that a layout's index names tag. A layout of
-// one image needs no tag.
-func layoutDigest(dir, tag string) (digest.Digest, error) {
-	index, err := readIndex(filepath.Join(dir, ocispecs.ImageIndexFile))
+// layoutDigest finds an image: by its digest, else by its tag, else the one
+// that is tagged "latest", else the only one.
+func layoutDigest(dir, tag, pin string) (digest.Digest, error) {
+	d, err := layout.Open(dir)
 	if err != nil {
 		return "", err
 	}
-	var names []string
-	for _, m := range index.Manifests {
-		ref := m.Annotations[ocispecs.AnnotationRefName]
-		if ref == tag {
-			return m.Digest, nil
+	refs := []string{pin}
+	if pin == "" && tag == "" {
+		refs = []string{"latest", ""}
+	} else if pin == "" {
+		refs = []string{tag}
+	}
+	var desc ocispecs.Descriptor
+	for _, ref := range refs {
+		if desc, err = d.Resolve(ref); err == nil {
+			return desc.Digest, nil
 		}
-		names = append(names, ref)
 	}
-	if len(index.Manifests) == 1 && tag == "latest" {
-		return index.Manifests[0].Digest, nil
-	}
-	return "", fmt.Errorf("no image %q in the layout (it has %q): %w", tag, names, fs.ErrNotExist)
-}
-
-func readIndex(name string) (*ocispecs.Index, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	index := new(ocispecs.Index)
-	if err := json.NewDecoder(io.LimitReader(f, maxIndex)).Decode(index); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	return index, nil
+	return "", err
 }
 
 // isRemote reports whether a context spec names something that is not on this

@@ -1,0 +1,103 @@
+// Command bk builds container images.
+//
+// One file holds one command: it reads flags, calls the packages that do the
+// work, and prints. What a process takes from outside is in [env], so that a
+// test can run a command in its own process.
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"bk.build/bk/dockerfile"
+)
+
+// Exit codes. "bk --help" lists them.
+const (
+	exitOK          = 0
+	exitFailed      = 1   // the build or the command failed; a check found warnings
+	exitUsage       = 2   // unknown flag, wrong argument
+	exitInterrupted = 130 // SIGINT; SIGTERM: 143
+	exitTerminated  = 143
+)
+
+func main() { os.Exit(run(os.Args[1:], processEnv())) }
+
+// run runs one command line and returns its exit code.
+func run(args []string, e *env) int {
+	ctx, stop := interruptible(context.Background())
+	defer stop()
+	root := newRoot(e)
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	return e.exitCode(ctx, err)
+}
+
+// exitCode reports err, if there is one, and says how the process ends.
+func (e *env) exitCode(ctx context.Context, err error) int {
+	var sig *signalError
+	var usage *usageError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(context.Cause(ctx), &sig):
+		e.print("ERROR: %s\n", sig)
+		return sig.code()
+	case errors.Is(err, dockerfile.ErrCheck):
+		return exitFailed // the warnings are printed
+	case errors.As(err, &usage):
+		e.print("ERROR: %s\n", usage)
+		return exitUsage
+	}
+	_ = dockerfile.Describe(e.stderr, err)
+	return exitFailed
+}
+
+// usageError is a command line that cannot be understood.
+type usageError struct {
+	cmd string // the command whose help explains it
+	err error
+}
+
+func (u *usageError) Error() string {
+	return u.err.Error() + "\nRun '" + u.cmd + " --help' for its flags and arguments."
+}
+
+func (u *usageError) Unwrap() error { return u.err }
+
+// signalError is the cause of a context that a signal has cancelled.
+type signalError struct{ sig os.Signal }
+
+func (s *signalError) Error() string { return "stopped by signal: " + s.sig.String() }
+
+func (s *signalError) code() int {
+	if s.sig == syscall.SIGTERM {
+		return exitTerminated
+	}
+	return exitInterrupted
+}
+
+// interruptible returns a context that the first SIGINT or SIGTERM cancels.
+// The second ends the process at once.
+func interruptible(parent context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(parent)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		first := &signalError{}
+		for first.sig = range signals {
+			if ctx.Err() != nil {
+				os.Exit(first.code())
+			}
+			cancel(&signalError{first.sig})
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		close(signals)
+		cancel(nil)
+	}
+}
