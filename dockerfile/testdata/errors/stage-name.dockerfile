@@ -1,0 +1,5 @@
+FROM scratch AS build
+
+FROM scratch
+
+COPY --from=biuld /a /b
