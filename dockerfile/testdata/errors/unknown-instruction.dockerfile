@@ -1,4 +1,4 @@
 FROM scratch
 COPY a /
-RNU echo hi
+ENTRYPONT ["/a"]
 COPY b /
