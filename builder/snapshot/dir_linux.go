@@ -1,0 +1,327 @@
+package snapshot
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"bk.build/bk/layout/layer"
+)
+
+// DirLayer returns the layer that is unpacked in the directory at dir, in
+// overlayfs's form: a character device 0/0 or an empty file with the attribute
+// overlay.whiteout removes a name, the attribute overlay.opaque hides a
+// directory's lower namesakes (both of the trusted and the user class).
+// Sockets, which no layer can hold, remove their name. The directory must not
+// change; nothing in it is followed or opened but regular files.
+func DirLayer(dir string) Layer { return Layer{&dirLayer{dir}} }
+
+// dirLayer is the source of an unpacked directory.
+type dirLayer struct{ root string }
+
+// open implements source.
+func (l *dirLayer) open(dir string) (dirReader, error) {
+	fd, err := openBelow(l.root, dir, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path.Join(l.root, dir), Err: err}
+	}
+	return &openDir{layer: l, path: dir, f: os.NewFile(uintptr(fd), path.Join(l.root, dir))}, nil
+}
+
+// openBelow opens a path below root in which no element is a symlink.
+func openBelow(root, p string, flags int) (int, error) {
+	flags |= unix.O_CLOEXEC | unix.O_NOFOLLOW
+	base, err := retry(func() (int, error) {
+		return unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	})
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(base)
+	how := unix.OpenHow{
+		Flags:   uint64(flags),
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	}
+	fd, err := retry(func() (int, error) { return unix.Openat2(base, p, &how) })
+	if err == unix.ENOSYS || err == unix.EPERM { // an old kernel, or a filter that doesn't know the call
+		return openSteps(base, p, flags)
+	}
+	return fd, err
+}
+
+// openSteps is openBelow without openat2, one element at a time.
+func openSteps(base int, p string, flags int) (int, error) {
+	dir, err := unix.Dup(base)
+	if err != nil {
+		return -1, err
+	}
+	for {
+		name, rest, more := strings.Cut(p, "/")
+		how := flags
+		if more {
+			how = unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+		}
+		fd, err := retry(func() (int, error) { return unix.Openat(dir, name, how, 0) })
+		unix.Close(dir)
+		if err != nil || !more {
+			return fd, err
+		}
+		dir, p = fd, rest
+	}
+}
+
+func retry(f func() (int, error)) (int, error) {
+	for {
+		n, err := f()
+		if err != unix.EINTR && err != unix.EAGAIN {
+			return n, err
+		}
+	}
+}
+
+// openDir is a dirReader of an unpacked directory.
+type openDir struct {
+	layer *dirLayer
+	path  string
+	f     *os.File
+}
+
+func (d *openDir) close()                   { d.f.Close() }
+func (d *openDir) names() ([]string, error) { return d.f.Readdirnames(-1) }
+
+// stat implements dirReader.
+func (d *openDir) stat(name string) (found, error) {
+	var st unix.Stat_t
+	fd := int(d.f.Fd())
+	for {
+		err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
+		if err == nil {
+			break
+		}
+		if err != unix.EINTR {
+			return found{}, d.fail("lstat", name, err)
+		}
+	}
+	ent := &layer.Entry{
+		Path:    clean(join(d.path, name)),
+		Mode:    st.Mode & 0o7777,
+		UID:     int(st.Uid),
+		GID:     int(st.Gid),
+		ModTime: time.Unix(st.Mtim.Unix()),
+	}
+	if err := d.fill(ent, name, &st); err != nil {
+		return found{}, err
+	}
+	f := found{ent: ent}
+	if ent.Type == layer.Regular && st.Nlink > 1 {
+		f.ino = inodeID{d.layer, uint64(st.Dev), st.Ino}
+	}
+	return f, nil
+}
+
+// inodeID tells the files of one layer apart.
+type inodeID struct {
+	layer    *dirLayer
+	dev, ino uint64
+}
+
+func (d *openDir) fail(op, name string, err error) error {
+	return &fs.PathError{Op: op, Path: path.Join(d.layer.root, d.path, name), Err: err}
+}
+
+// fill sets what depends on the type.
+func (d *openDir) fill(ent *layer.Entry, name string, st *unix.Stat_t) error {
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		ent.Type, ent.Size = layer.Regular, st.Size
+		if st.Size > 0 {
+			ent.Content = &dirContent{layer: d.layer, path: ent.Path, size: st.Size}
+		}
+	case unix.S_IFDIR:
+		ent.Type = layer.Directory
+	case unix.S_IFLNK:
+		return d.fillLink(ent, name)
+	case unix.S_IFCHR:
+		ent.Type = layer.Char
+		if st.Rdev == 0 {
+			ent.Type = layer.Whiteout
+			return nil
+		}
+	case unix.S_IFBLK:
+		ent.Type = layer.Block
+	case unix.S_IFIFO:
+		ent.Type = layer.Fifo
+	default:
+		ent.Type = layer.Whiteout
+		return nil
+	}
+	if ent.Type == layer.Char || ent.Type == layer.Block {
+		ent.DevMajor, ent.DevMinor = unix.Major(st.Rdev), unix.Minor(st.Rdev)
+	}
+	return d.fillXattrs(ent, name)
+}
+
+func (d *openDir) fillLink(ent *layer.Entry, name string) error {
+	ent.Type, ent.Mode = layer.Symlink, 0o777
+	var buf [unix.PathMax + 1]byte
+	n, err := retry(func() (int, error) { return unix.Readlinkat(int(d.f.Fd()), name, buf[:]) })
+	if err != nil {
+		return d.fail("readlink", name, err)
+	}
+	ent.Link = string(buf[:n])
+	return d.fillXattrs(ent, name)
+}
+
+// fillXattrs reads the extended attributes, and what overlayfs says in them.
+func (d *openDir) fillXattrs(ent *layer.Entry, name string) error {
+	file := "/proc/self/fd/" + strconv.Itoa(int(d.f.Fd())) + "/" + name
+	var buf [1024]byte
+	keys, err := listXattrs(file, buf[:])
+	if err == unix.ENOENT { // no /proc
+		file = path.Join(d.layer.root, d.path, name)
+		keys, err = listXattrs(file, buf[:])
+	}
+	if err != nil {
+		return d.fail("listxattr", name, err)
+	}
+	for key := range strings.SplitSeq(keys, "\x00") {
+		if key == "" {
+			continue
+		}
+		value, err := getXattr(file, key)
+		if errors.Is(err, unix.ENODATA) {
+			continue
+		}
+		if err != nil {
+			return d.fail("getxattr "+key, name, err)
+		}
+		if err := d.setXattr(ent, key, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setXattr takes one attribute. Those of overlayfs are its own notes.
+func (d *openDir) setXattr(ent *layer.Entry, key, value string) error {
+	note, ok := overlayNote(key)
+	if !ok {
+		if ent.Xattrs == nil {
+			ent.Xattrs = map[string]string{}
+		}
+		ent.Xattrs[key] = value
+		return nil
+	}
+	switch {
+	case note == "opaque" && ent.Type == layer.Directory:
+		ent.Opaque = value == "y"
+	case note == "whiteout" && ent.Type == layer.Regular && ent.Size == 0 && d.xattrWhiteouts():
+		ent.Type = layer.Whiteout
+	case note == "redirect" && ent.Type == layer.Directory, note == "metacopy" && ent.Type == layer.Regular:
+		return fmt.Errorf("layer %s: %s has its content elsewhere (overlay.%s): overlays must be mounted with redirect_dir=off,metacopy=off",
+			d.layer.root, display(ent.Path), note)
+	}
+	return nil
+}
+
+// xattrWhiteouts reports whether the directory says that it has whiteouts in
+// the form of attributes.
+func (d *openDir) xattrWhiteouts() bool {
+	for _, class := range overlayClasses {
+		var buf [2]byte
+		if n, err := unix.Fgetxattr(int(d.f.Fd()), class+"opaque", buf[:]); err == nil && string(buf[:n]) == "x" {
+			return true
+		}
+	}
+	return false
+}
+
+// listXattrs returns the names of a file's attributes, each ended by a zero
+// byte; none where the file system has no attributes.
+func listXattrs(file string, buf []byte) (string, error) {
+	for {
+		n, err := unix.Llistxattr(file, buf)
+		switch {
+		case err == nil:
+			return string(buf[:n]), nil
+		case err == unix.ERANGE && len(buf) < maxXattr:
+			buf = make([]byte, maxXattr)
+		case err == unix.ENOTSUP:
+			return "", nil
+		case err != unix.EINTR:
+			return "", err
+		}
+	}
+}
+
+// maxXattr is the kernel's limit (XATTR_SIZE_MAX) for a list and for a value.
+const maxXattr = 64 << 10
+
+func getXattr(file, key string) (string, error) {
+	var small [256]byte
+	buf := small[:]
+	for {
+		n, err := unix.Lgetxattr(file, key, buf)
+		switch {
+		case err == nil:
+			return string(buf[:n]), nil
+		case err == unix.ERANGE && len(buf) < maxXattr:
+			buf = make([]byte, maxXattr)
+		case err != unix.EINTR:
+			return "", err
+		}
+	}
+}
+
+// dirContent is the bytes of a file of an unpacked layer.
+type dirContent struct {
+	layer *dirLayer
+	path  string
+	size  int64
+	sum   atomic.Pointer[[32]byte]
+}
+
+// Open implements layer.Content.
+func (c *dirContent) Open() (io.ReadCloser, error) {
+	fail := func(err error) error {
+		return &fs.PathError{Op: "open", Path: path.Join(c.layer.root, c.path), Err: err}
+	}
+	fd, err := openBelow(c.layer.root, c.path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
+	if err != nil {
+		return nil, fail(err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
+		return nil, fail(err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		unix.Close(fd)
+		return nil, fail(ErrNotRegular)
+	}
+	if st.Size != c.size {
+		unix.Close(fd)
+		return nil, fail(fmt.Errorf("has %d bytes, had %d: %w", st.Size, c.size, syscall.ESTALE))
+	}
+	return os.NewFile(uintptr(fd), c.path), nil
+}
+
+// Digest implements layer.Content: known once the file was hashed.
+func (c *dirContent) Digest() ([32]byte, bool) {
+	if sum := c.sum.Load(); sum != nil {
+		return *sum, true
+	}
+	return [32]byte{}, false
+}
+
+func (c *dirContent) setDigest(sum [32]byte) { c.sum.Store(&sum) }
