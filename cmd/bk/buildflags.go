@@ -36,12 +36,12 @@ func (f *buildFlags) register(set *pflag.FlagSet, e *env) {
 	set.StringArrayVarP(&f.outputs, "output", "o", nil, "write the result to `DEST`: DIR, -, or type=image|oci|docker|tar|local[,dest=PATH,...]")
 	set.StringArrayVar(&f.annotations, "annotation", nil, "annotate the image with `[LEVEL:]KEY=VALUE`; LEVEL is manifest or index")
 	set.StringVar(&f.timestamp, "timestamp", "", "let no time in the image be later than `TIME`, in seconds or RFC 3339")
-	set.StringVar(&f.iidFile, "iidfile", "", "write the image id to `FILE`")
+	set.StringVar(&f.iidFile, "iidfile", "", "write the image id, the digest of its configuration, to `FILE`")
 	set.StringVar(&f.metadata, "metadata-file", "", "write digests and names to `FILE` as JSON")
 	set.StringVar(&f.call, "call", "build", "`METHOD` to call: build, check, outline or targets [,format=json]")
 	set.BoolVar(&f.check, "check", false, "check the Dockerfile, build nothing: --call=check")
 	set.StringVar(&f.progress, "progress", orDefault(e.getenv("BUILDKIT_PROGRESS"), "auto"), "show progress in `MODE` auto, tty, plain, quiet or rawjson")
-	set.BoolVarP(&f.quiet, "quiet", "q", false, "print only the image id")
+	set.BoolVarP(&f.quiet, "quiet", "q", false, "print only the image's digest")
 }
 
 func (f *buildFlags) registerInputs(set *pflag.FlagSet) {

@@ -40,7 +40,8 @@ func isIndex(image *builder.Image) bool {
 	return len(image.Manifests) != 1 || image.Manifests[0].Digest != image.Descriptor.Digest
 }
 
-// imageID is the digest of the configuration, or of the index.
+// imageID is what other builders call an image's id: the digest of its
+// configuration, or of the index when it has several platforms.
 func (m buildMetadata) imageID() string { return orDefault(m.ConfigDigest, m.Digest) }
 
 // reportBuild writes what was asked for beside the outputs.
@@ -61,7 +62,7 @@ func (e *env) reportBuild(plan *buildPlan, done *built) error {
 		}
 	}
 	if plan.quiet && done.image != nil && !plan.writesStdout() {
-		_, err := fmt.Fprintln(e.stdout, meta.imageID())
+		_, err := fmt.Fprintln(e.stdout, meta.Digest)
 		return err
 	}
 	return nil
