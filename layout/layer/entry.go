@@ -9,7 +9,32 @@
 //	Walk   directory -> entries        Apply  entries -> directory
 //	Read   tar       -> entries        Pack   entries -> tar
 //
-// It is a leaf: it knows nothing of stores, registries or builds.
+// [Unpack] is the way from a blob to a directory: decompress, Read and Apply in
+// one pass, with every digest checked on the way. It is a leaf: it knows nothing
+// of stores, registries or builds.
+//
+// # The packed form
+//
+// What Pack writes depends on the entries and on [Compression] alone, never on
+// the number of workers, the machine or what a cache holds:
+//
+//   - POSIX ustar headers, with a PAX header before them only for what ustar
+//     can't hold; no user or group names; no times but the modification time,
+//     cut to whole seconds (as containerd and BuildKit do).
+//   - A removed path is an empty file ".wh.NAME"; an opaque directory has an
+//     empty file ".wh..wh..opq" right after its own header. Both have mode 0,
+//     owner 0 and time 0.
+//   - The root directory's own header is left out unless asked for.
+//   - The tar is cut into chunks of 1 to 2 MiB (see chunk.go for the rule), and
+//     each is compressed on its own, into one gzip member (RFC 1952, section
+//     2.2) or one zstd frame (RFC 8878, section 3.1), so that chunks are
+//     compressed in parallel and kept for the next time.
+//
+// # The unpacked form
+//
+// A removed path is a character device 0/0; an opaque directory carries the
+// xattr trusted.overlay.opaque (or user.overlay.opaque where the former is
+// refused) with the value "y": what overlayfs makes and takes.
 package layer
 
 import (
@@ -49,7 +74,10 @@ type Entry struct {
 	Link     string // target of a Symlink or Hardlink
 	// DevMajor and DevMinor are of Char and Block.
 	DevMajor, DevMinor uint32
-	// Opaque directories hide all that lower layers have below them.
+	// Opaque directories hide all that lower layers have below them. Only
+	// [Read] yields an opaque Whiteout: a tar's opaque marker that doesn't
+	// follow its directory's header. It hides what lower layers have below
+	// Path and says nothing about Path itself.
 	Opaque bool
 	// Xattrs are kept exactly, without those of overlayfs itself
 	// (trusted.overlay.*, user.overlay.*).
@@ -58,7 +86,10 @@ type Entry struct {
 	Content Content
 }
 
-// Content is the bytes of a regular file.
+// Content is the bytes of a regular file. Content that is an [io.ReaderAt] too
+// doesn't depend on the stream it came in: Pack reads such content later, in
+// several goroutines, and any other before it pulls the next entry. See
+// [File] and [Bytes].
 type Content interface {
 	// Open returns the bytes. The caller closes the reader.
 	Open() (io.ReadCloser, error)
@@ -71,11 +102,3 @@ type Content interface {
 // children in bytewise order of their names, each path once, a hard link after
 // its target. The stream ends after the first error.
 type Entries = iter.Seq2[*Entry, error]
-
-// Compression says how a tar is packed.
-type Compression struct {
-	// Type is "gzip" (also the zero value), "zstd" or "uncompressed".
-	Type string
-	// Level is the compressor's level; nil: its default.
-	Level *int
-}

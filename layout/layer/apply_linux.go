@@ -1,0 +1,543 @@
+package layer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Apply writes the entries as an unpacked layer into dir, which it makes; it
+// must be empty otherwise, unless opts say that it is a whole tree. After an
+// error what is there is incomplete; the caller removes it.
+//
+// The entries may come from a hostile tar. No name leads out of dir: a parent
+// that is a symlink is followed as if dir were "/". A path that comes again
+// replaces what it was, except that a directory stays and takes the new
+// attributes. Whiteouts and opaque marks are about the layers below, wherever in
+// the stream they come: a file of the same layer stays, and a directory becomes
+// opaque. A hard link's target must be in the same layer. A character device
+// 0/0 is an error in the overlay form, where it would mean a whiteout.
+//
+// Files get their content, owner, xattrs, mode and time in this order.
+// Directories get theirs at the end, deepest first; until then they are 0700.
+// Blocks of zeros become holes.
+func Apply(ctx context.Context, entries Entries, dir string, opts ApplyOptions) (Applied, error) {
+	a, err := newApplier(dir, opts)
+	if err != nil {
+		return Applied{}, fmt.Errorf("apply layer to %s: %w", dir, err)
+	}
+	defer a.close()
+	for e, err := range entries {
+		if err != nil {
+			return Applied{}, err
+		}
+		if err := ctx.Err(); err != nil {
+			return Applied{}, context.Cause(ctx)
+		}
+		if err := a.apply(e); err != nil {
+			return Applied{}, fmt.Errorf("apply %q: %w", clip(e.Path), err)
+		}
+	}
+	if err := a.finish(); err != nil {
+		return Applied{}, err
+	}
+	return a.done, nil
+}
+
+type applier struct {
+	opts   ApplyOptions
+	chown  bool
+	uid    int
+	gid    int
+	umask  uint32
+	cursor cursor
+	// dirs are the directories to be finished, by path without symlinks.
+	dirs map[string]*dirState
+	// written are the paths that this layer wrote into a merged tree.
+	written map[string]struct{}
+	buf     []byte
+	done    Applied
+}
+
+// dirState is what a directory becomes at the end.
+type dirState struct {
+	entry   *Entry // nil: implied
+	opaque  bool
+	implied bool
+}
+
+func newApplier(dir string, opts ApplyOptions) (*applier, error) {
+	opts.Merged = opts.Merged || opts.Export
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	root, err := openDir(unix.AT_FDCWD, dir, 0)
+	if err != nil {
+		return nil, err
+	}
+	a := &applier{
+		opts: opts, chown: !opts.NoOwner && os.Geteuid() == 0,
+		uid: os.Geteuid(), gid: os.Getegid(), umask: umask(),
+		cursor: cursor{root: root}, dirs: make(map[string]*dirState), buf: make([]byte, 256<<10),
+	}
+	a.cursor.missing = a.imply
+	if opts.Merged {
+		a.written = make(map[string]struct{})
+		return a, nil
+	}
+	a.dirs["."] = &dirState{implied: true}
+	if err := a.prepare(root); err != nil {
+		a.close()
+		return nil, err
+	}
+	return a, nil
+}
+
+// prepare checks that a layer's directory is empty, and takes a setgid bit away
+// that it has from the directory around it.
+func (a *applier) prepare(root int) error {
+	names, err := readNames(root, make([]byte, 4096))
+	if err != nil {
+		return err
+	}
+	if len(names) > 0 {
+		return errors.New("the directory is not empty")
+	}
+	return unix.Fchmod(root, 0o700)
+}
+
+func (a *applier) close() {
+	a.cursor.close()
+	unix.Close(a.cursor.root)
+}
+
+// imply makes a directory that the stream doesn't name.
+func (a *applier) imply(fd int, name, p string) error {
+	if err := unix.Mkdirat(fd, name, 0o700); err != nil {
+		return fmt.Errorf("mkdir: %w", err)
+	}
+	a.dirs[p] = &dirState{implied: true}
+	return nil
+}
+
+// apply writes one entry.
+func (a *applier) apply(e *Entry) error {
+	if err := checkEntry(e); err != nil {
+		return invalid("%w", err)
+	}
+	if e.Path == "." || e.Type == Whiteout && e.Opaque {
+		return a.root(e)
+	}
+	fd, dir, err := a.cursor.open(path.Dir(e.Path))
+	if err != nil {
+		return err
+	}
+	t := target{fd: fd, name: path.Base(e.Path)}
+	t.path = join(dir, t.name)
+	if e.Type == Whiteout {
+		return a.whiteout(t)
+	}
+	if err := a.write(e, t); err != nil {
+		return err
+	}
+	if a.written != nil {
+		a.written[t.path] = struct{}{}
+	}
+	return nil
+}
+
+// target is where an entry goes: a name in an open directory, and the path
+// without symlinks.
+type target struct {
+	fd   int
+	name string
+	path string
+}
+
+// root takes what is known of the root directory, or an opaque mark.
+func (a *applier) root(e *Entry) error {
+	_, dir, err := a.cursor.open(e.Path)
+	if err != nil {
+		return err
+	}
+	if e.Type == Directory {
+		a.named(dir, e)
+		if !e.Opaque {
+			return nil
+		}
+	}
+	return a.hideBelow(dir)
+}
+
+// named notes that the directory p has an entry.
+func (a *applier) named(p string, e *Entry) {
+	s := a.dirs[p]
+	if s == nil {
+		s = new(dirState)
+		a.dirs[p] = s
+	}
+	s.entry, s.implied = e, false
+}
+
+// write makes the file of e.
+func (a *applier) write(e *Entry, t target) error {
+	switch e.Type {
+	case Directory:
+		return a.directory(e, t)
+	case Regular:
+		return a.regular(e, t)
+	case Hardlink:
+		return a.hardlink(e, t)
+	case Symlink:
+		if err := a.create(t, func() error { return unix.Symlinkat(e.Link, t.fd, t.name) }); err != nil {
+			return fmt.Errorf("symlink: %w", err)
+		}
+		return a.attributes(e, t)
+	}
+	return a.node(e, t)
+}
+
+// create calls mk, and again after removing what was in its way.
+func (a *applier) create(t target, mk func() error) error {
+	err := mk()
+	if err != unix.EEXIST {
+		return err
+	}
+	if err := a.remove(t); err != nil {
+		return err
+	}
+	return mk()
+}
+
+func (a *applier) directory(e *Entry, t target) error {
+	made := true
+	err := unix.Mkdirat(t.fd, t.name, 0o700)
+	if err == unix.EEXIST {
+		made, err = a.existing(t)
+	}
+	if err != nil {
+		return fmt.Errorf("mkdir: %w", err)
+	}
+	a.named(t.path, e)
+	if !made && a.opts.Merged {
+		if _, seen := a.written[t.path]; !seen {
+			a.openUp(t)
+		}
+	}
+	if e.Opaque {
+		return a.hideBelow(t.path)
+	}
+	return nil
+}
+
+// openUp lets an existing directory's owner write into it until it is finished.
+func (a *applier) openUp(t target) {
+	if a.uid != 0 {
+		_ = unix.Fchmodat(t.fd, t.name, 0o700, 0) // or writing into it says why not
+	}
+}
+
+// existing keeps a directory and replaces anything else by one.
+func (a *applier) existing(t target) (made bool, err error) {
+	var st unix.Stat_t
+	if err := unix.Fstatat(t.fd, t.name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return false, err
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return false, nil
+	}
+	if err := unix.Unlinkat(t.fd, t.name, 0); err != nil {
+		return false, err
+	}
+	if err := unix.Mkdirat(t.fd, t.name, 0o700); err != nil {
+		return false, err
+	}
+	// What it replaces, a whiteout or a file, hid what is below.
+	a.dirs[t.path] = &dirState{opaque: true}
+	return true, nil
+}
+
+func (a *applier) hardlink(e *Entry, t target) error {
+	dir := path.Dir(e.Link)
+	missing := a.cursor.missing
+	a.cursor.missing = nil
+	from, real, err := a.cursor.open(dir)
+	a.cursor.missing = missing
+	if err != nil {
+		return fmt.Errorf("hard link to %q: %w", e.Link, err)
+	}
+	source := target{name: path.Base(e.Link)}
+	source.path = join(real, source.name)
+	if source.path == t.path {
+		return nil
+	}
+	// The cursor may close either directory when it opens the other.
+	if source.fd, err = unix.FcntlInt(uintptr(from), unix.F_DUPFD_CLOEXEC, 0); err != nil {
+		return fmt.Errorf("hard link to %q: %w", e.Link, err)
+	}
+	defer unix.Close(source.fd)
+	if t.fd, _, err = a.cursor.open(path.Dir(t.path)); err != nil {
+		return err
+	}
+	if err := a.link(source, t); err != nil {
+		return fmt.Errorf("hard link to %q: %w", e.Link, err)
+	}
+	return nil
+}
+
+// link makes t another name of source.
+func (a *applier) link(source, t target) error {
+	var st, old unix.Stat_t
+	if err := unix.Fstatat(source.fd, source.name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	if typ := st.Mode & unix.S_IFMT; typ == unix.S_IFDIR || typ == unix.S_IFCHR && st.Rdev == 0 {
+		return invalid("the target is a directory or a removed file")
+	}
+	if unix.Fstatat(t.fd, t.name, &old, unix.AT_SYMLINK_NOFOLLOW) == nil && old.Ino == st.Ino && old.Dev == st.Dev {
+		return nil
+	}
+	return a.create(t, func() error { return unix.Linkat(source.fd, source.name, t.fd, t.name, 0) })
+}
+
+// node makes a device or a fifo.
+func (a *applier) node(e *Entry, t target) error {
+	var typ uint32
+	switch e.Type {
+	case Fifo:
+		typ = unix.S_IFIFO
+	case Char:
+		typ = unix.S_IFCHR
+	case Block:
+		typ = unix.S_IFBLK
+	}
+	if e.Type == Char && e.DevMajor == 0 && e.DevMinor == 0 && !a.opts.Merged {
+		return invalid("a character device 0/0 would be taken for a removed file")
+	}
+	dev := unix.Mkdev(e.DevMajor, e.DevMinor)
+	err := a.create(t, func() error { return unix.Mknodat(t.fd, t.name, typ|0o600, int(dev)) })
+	if err == unix.EPERM && e.Type != Fifo {
+		a.lost(e.Path, "device", err)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("mknod: %w", err)
+	}
+	return a.attributes(e, t)
+}
+
+// attributes sets those of a file that isn't open.
+func (a *applier) attributes(e *Entry, t target) error {
+	if a.owns(e) {
+		if err := unix.Fchownat(t.fd, t.name, e.UID, e.GID, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return chownError(e, err)
+		}
+	}
+	for name, value := range e.Xattrs {
+		if err := a.xattr(e, name, unix.Lsetxattr(procPath(t.fd, t.name), name, []byte(value), 0)); err != nil {
+			return err
+		}
+	}
+	if e.Type != Symlink {
+		if err := unix.Fchmodat(t.fd, t.name, e.Mode&0o7777, 0); err != nil {
+			return fmt.Errorf("chmod: %w", err)
+		}
+	}
+	ts := times(e.ModTime)
+	if err := unix.UtimesNanoAt(t.fd, t.name, ts[:], unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return fmt.Errorf("set time: %w", err)
+	}
+	return nil
+}
+
+// owns reports whether a new file needs chown(2) to be e's owner's. In a tree of
+// others a directory's setgid bit may have set the group.
+func (a *applier) owns(e *Entry) bool {
+	return a.chown && (e.UID != a.uid || e.GID != a.gid || a.opts.Merged)
+}
+
+func chownError(e *Entry, err error) error {
+	if errors.Is(err, unix.EINVAL) {
+		err = fmt.Errorf("%w; the user namespace has no such id: add subordinate ids to /etc/subuid and /etc/subgid", err)
+	}
+	return fmt.Errorf("chown %d:%d: %w", e.UID, e.GID, err)
+}
+
+// xattr interprets the result of setting an extended attribute.
+func (a *applier) xattr(e *Entry, name string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.ENOTSUP), errors.Is(err, unix.EPERM):
+		a.lost(e.Path, "xattr "+name, err)
+		return nil
+	}
+	return fmt.Errorf("set xattr %s: %w", name, err)
+}
+
+func (a *applier) lost(p, what string, err error) {
+	const limit = 1000 // it is for people to read
+	if len(a.done.Lost) < limit {
+		a.done.Lost = append(a.done.Lost, fmt.Sprintf("%s: %s: %v", p, what, err))
+	}
+}
+
+func times(t time.Time) [2]unix.Timespec {
+	if t.IsZero() {
+		return [2]unix.Timespec{}
+	}
+	ts := unix.Timespec{Sec: t.Unix(), Nsec: int64(t.Nanosecond())}
+	return [2]unix.Timespec{ts, ts}
+}
+
+// finish sets the directories' attributes, deepest first.
+func (a *applier) finish() error {
+	a.cursor.missing = nil
+	paths := slices.Sorted(maps.Keys(a.dirs))
+	for _, p := range paths {
+		if a.dirs[p].implied {
+			a.done.Implied = append(a.done.Implied, p)
+		}
+	}
+	for _, p := range slices.Backward(paths) {
+		if p != "." {
+			if err := a.finishDir(p, a.dirs[p]); err != nil {
+				return fmt.Errorf("apply %q: %w", p, err)
+			}
+		}
+	}
+	if s := a.dirs["."]; s != nil {
+		if err := a.finishDir(".", s); err != nil {
+			return fmt.Errorf("apply %q: %w", ".", err)
+		}
+	}
+	return nil
+}
+
+func (a *applier) finishDir(p string, s *dirState) error {
+	fd, _, err := a.cursor.open(p)
+	if err != nil {
+		return err
+	}
+	if s.opaque && !a.opts.Merged {
+		if err := setOpaque(fd); err != nil {
+			return err
+		}
+	}
+	e := s.entry
+	if e == nil {
+		e = &Entry{Path: p, Mode: 0o755}
+	}
+	if a.chown {
+		if err := unix.Fchown(fd, e.UID, e.GID); err != nil {
+			return chownError(e, err)
+		}
+	}
+	return a.openAttributes(fd, e, true)
+}
+
+// openAttributes sets the xattrs, the mode if asked to, and the time of the open
+// file fd.
+func (a *applier) openAttributes(fd int, e *Entry, mode bool) error {
+	for name, value := range e.Xattrs {
+		if err := a.xattr(e, name, unix.Fsetxattr(fd, name, []byte(value), 0)); err != nil {
+			return err
+		}
+	}
+	if mode {
+		if err := unix.Fchmod(fd, e.Mode&0o7777); err != nil {
+			return fmt.Errorf("chmod: %w", err)
+		}
+	}
+	if err := futimens(fd, times(e.ModTime)); err != nil {
+		return fmt.Errorf("set time: %w", err)
+	}
+	return nil
+}
+
+// setOpaque marks the open directory fd: with the trusted xattr where that is
+// allowed, as overlayfs expects in that case, else with the user's.
+func setOpaque(fd int) error {
+	err := unix.Fsetxattr(fd, "trusted.overlay.opaque", []byte("y"), 0)
+	if errors.Is(err, unix.EPERM) {
+		err = unix.Fsetxattr(fd, "user.overlay.opaque", []byte("y"), 0)
+	}
+	if err != nil {
+		return fmt.Errorf("mark as opaque: %w", err)
+	}
+	return nil
+}
+
+// regular writes a file with content.
+func (a *applier) regular(e *Entry, t target) error {
+	var fd int
+	err := a.create(t, func() (err error) {
+		fd, err = retry(func() (int, error) {
+			return unix.Openat(t.fd, t.name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, e.Mode&0o777|0o200)
+		})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("create: %w", err)
+	}
+	err = a.writeOpen(fd, e)
+	if cerr := unix.Close(fd); err == nil && cerr != nil {
+		err = fmt.Errorf("close: %w", cerr)
+	}
+	return err
+}
+
+func (a *applier) writeOpen(fd int, e *Entry) error {
+	if e.Size > 0 {
+		if err := a.content(fd, e); err != nil {
+			return err
+		}
+	}
+	if a.owns(e) {
+		if err := unix.Fchown(fd, e.UID, e.GID); err != nil {
+			return chownError(e, err)
+		}
+	}
+	created := (e.Mode&0o777 | 0o200) &^ a.umask
+	return a.openAttributes(fd, e, created != e.Mode&0o7777)
+}
+
+// content copies the content of e to fd.
+func (a *applier) content(fd int, e *Entry) error {
+	r, err := e.Content.Open()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	hole := false
+	for left := e.Size; left > 0; {
+		b := a.buf[:min(left, int64(len(a.buf)))]
+		left -= int64(len(b))
+		if err := readExactly(r, b, left == 0); err != nil {
+			return fmt.Errorf("read content: %w", err)
+		}
+		if hole = zeros(b); hole {
+			_, err = unix.Seek(fd, int64(len(b)), io.SeekCurrent)
+		} else {
+			err = writeAll(fd, b)
+		}
+		if err != nil {
+			return fmt.Errorf("write: %w", err)
+		}
+	}
+	if hole {
+		if err := unix.Ftruncate(fd, e.Size); err != nil {
+			return fmt.Errorf("write: %w", err)
+		}
+	}
+	return nil
+}
