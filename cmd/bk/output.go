@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -73,12 +74,15 @@ func parseOutputs(values []string) ([]*output, error) {
 
 // parseOutput parses "DIR", "-" or "type=KIND,KEY=VALUE,...".
 func parseOutput(value string) (*output, error) {
+	if value == "" {
+		return nil, errors.New("want a directory, - or type=...")
+	}
 	fields, err := csvvalue.Fields(value, nil)
 	if err != nil {
 		return nil, err
 	}
 	if len(fields) == 1 && !strings.HasPrefix(value, "type=") {
-		return plainOutput(value)
+		return plainOutput(value), nil
 	}
 	attrs, err := keyValues(fields)
 	if err != nil {
@@ -97,14 +101,11 @@ func parseOutput(value string) (*output, error) {
 	return o, o.checkDest()
 }
 
-func plainOutput(value string) (*output, error) {
-	switch value {
-	case "":
-		return nil, fmt.Errorf("want a directory, - or type=...")
-	case stdout:
-		return &output{kind: outTar, dest: stdout}, nil
+func plainOutput(value string) *output {
+	if value == stdout {
+		return &output{kind: outTar, dest: stdout}
 	}
-	return &output{kind: outLocal, dest: value}, nil
+	return &output{kind: outLocal, dest: value}
 }
 
 // keyValues makes a map of KEY=VALUE fields. Keys are case-insensitive but for

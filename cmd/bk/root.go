@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 
@@ -40,9 +39,9 @@ func group(name, short, example string, children ...*cobra.Command) *cobra.Comma
 	cmd := &cobra.Command{Use: name, Short: short, Example: example, Args: cobra.ArbitraryArgs}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
-			return fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())
+			return usagef(cmd, "unknown command %q for %q", args[0], cmd.CommandPath())
 		}
-		return errors.New("a command is missing: one of " + childNames(cmd))
+		return usagef(cmd, "a command is missing: one of %s", childNames(cmd))
 	}
 	cmd.AddCommand(children...)
 	return cmd
