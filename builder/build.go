@@ -1,6 +1,6 @@
 // Package builder runs builds.
 //
-// A frontend produces definitions by asking a gateway client ([client]) for
+// A frontend produces definitions by asking a gateway client ([engine]) for
 // configurations, files and solutions. The definitions become one [graph.Graph]
 // that all platforms share. Each vertex is a [node] with two futures: its cache
 // key, which comes up from the sources, and its result, which is computed only
@@ -127,7 +127,7 @@ func (b *build) close() error {
 
 // solve runs the frontend and evaluates what it returns.
 func (b *build) solve(frontend Frontend) (*Result, error) {
-	out, err := frontend(b.ctx, &client{b: b})
+	out, err := frontend(b.ctx, &engine{b: b})
 	if err != nil {
 		return nil, b.cause(err)
 	}
@@ -208,4 +208,4 @@ type platformResult struct {
 	tree     *Tree
 }
 
-var _ gateway.Client = (*client)(nil)
+var _ gateway.Client = (*engine)(nil)

@@ -96,9 +96,8 @@ func (o execOp) mountKey(n *node, m *pb.Mount) (string, error) {
 	}
 	if m.MountType == pb.MountType_BIND && byContent(m) {
 		sel := relative(m.Selector)
-		return n.contentKey(m.Input, "mount", []byte(sel), func(ctx context.Context, fs snapshot.FS) (string, error) {
-			d, err := snapshot.PathDigest(ctx, fs, sel, true)
-			return d.String(), err
+		return n.contentKey(m.Input, "mount", []byte(sel), sel, func(ctx context.Context, fs snapshot.FS) (string, error) {
+			return digested(snapshot.PathDigest(ctx, fs, sel, true))
 		})
 	}
 	e := n.input(m.Input)

@@ -3,6 +3,8 @@ package builder
 import (
 	"context"
 	"path"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/moby/buildkit/solver/pb"
@@ -110,9 +112,8 @@ func (o fileOp) copyKey(n *node, h cache.Hasher, a *pb.FileAction, c *pb.FileAct
 	if err != nil {
 		return err
 	}
-	dgst, err := n.contentKey(a.SecondaryInput, "copy", dt, func(ctx context.Context, fs snapshot.FS) (string, error) {
-		d, err := snapshot.CopyDigest(ctx, fs, c)
-		return d.String(), err
+	dgst, err := n.contentKey(a.SecondaryInput, "copy", dt, literal(c.Src), func(ctx context.Context, fs snapshot.FS) (string, error) {
+		return digested(snapshot.CopyDigest(ctx, fs, c))
 	})
 	if err != nil {
 		return err
@@ -120,6 +121,23 @@ func (o fileOp) copyKey(n *node, h cache.Hasher, a *pb.FileAction, c *pb.FileAct
 	h.String(dgst)
 	n.note("files "+c.Src, dgst)
 	return nil
+}
+
+// literal returns the part of a source path in front of its first wildcard.
+func literal(src string) string {
+	i := strings.IndexAny(src, `*?[\`)
+	if i < 0 {
+		return src
+	}
+	return src[:strings.LastIndex(src[:i], "/")+1]
+}
+
+// digested returns a part of a tree as its digest.
+func digested(d *snapshot.Digested, err error) (string, error) {
+	if err != nil {
+		return "", err
+	}
+	return d.Digest.String(), nil
 }
 
 // ownerKey adds the files that names of owners are looked up in.
@@ -142,7 +160,9 @@ func (o fileOp) ownerKey(n *node, h cache.Hasher, own *pb.ChownOpt) error {
 // contentKey returns the digest of a part of an input's content. For trees of
 // layers it is computed once and then remembered: a chain of hits reads no
 // files.
-func (n *node) contentKey(input int64, kind string, selector []byte, compute func(context.Context, snapshot.FS) (string, error)) (string, error) {
+//
+// It lies below a path, which is what is read of a local directory.
+func (n *node) contentKey(input int64, kind string, selector []byte, at string, compute func(context.Context, snapshot.FS) (string, error)) (string, error) {
 	t, err := n.tree(input)
 	if err != nil {
 		return "", err
@@ -165,6 +185,11 @@ func (n *node) contentKey(input int64, kind string, selector []byte, compute fun
 	fs, err := t.FS(n.b.ctx)
 	if err != nil {
 		return "", err
+	}
+	if t != nil && t.local != nil {
+		if err := t.scan(n.b.ctx, at); err != nil {
+			return "", err
+		}
 	}
 	v, err := compute(n.b.ctx, fs)
 	if err != nil || !remember {
@@ -320,13 +345,24 @@ func (ed *edition) target(i int, a *pb.FileAction) (*chain, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &chain{base: t, editor: snapshot.NewEditor(base)}, nil
+		e := snapshot.NewEditor(base)
+		if ed.unpacks() {
+			e.Temp, err = ed.n.b.tmp.mkdir("archive")
+		}
+		return &chain{base: t, editor: e}, err
 	}
 	prev := ed.done[a.Input-ed.inputs]
 	if !ed.shared(i, a.Input) {
 		return prev, nil
 	}
 	return &chain{base: prev.base, editor: prev.editor.Clone()}, nil
+}
+
+// unpacks reports whether an action may unpack archives.
+func (ed *edition) unpacks() bool {
+	return slices.ContainsFunc(ed.n.v.Op.GetFile().Actions, func(a *pb.FileAction) bool {
+		return a.GetCopy().GetAttemptUnpackDockerCompatibility()
+	})
 }
 
 // shared reports whether anything but action i uses the state of an action.
@@ -375,5 +411,21 @@ func (ed *edition) owner(opt *pb.ChownOpt) (*snapshot.Owner, error) {
 	if opt == nil {
 		return nil, nil
 	}
-	return snapshot.LookupOwner(opt, ed.fs)
+	passwd, err := ed.ownerFS(opt.User)
+	if err != nil {
+		return nil, err
+	}
+	group, err := ed.ownerFS(opt.Group)
+	if err != nil {
+		return nil, err
+	}
+	return snapshot.LookupOwner(opt, passwd, group)
+}
+
+// ownerFS returns the tree that a name is looked up in; nil for a number.
+func (ed *edition) ownerFS(opt *pb.UserOpt) (snapshot.FS, error) {
+	if by, ok := opt.GetUser().(*pb.UserOpt_ByName); ok {
+		return ed.fs(by.ByName.Input)
+	}
+	return nil, nil
 }

@@ -26,14 +26,14 @@ import (
 	"bk.build/bk/layout/layer"
 )
 
-// client is the engine as a frontend sees it.
-type client struct{ b *build }
+// engine is the build as a frontend sees it: a gateway client.
+type engine struct{ b *build }
 
 // product names the engine to frontends.
 const product = "bk"
 
 // BuildOpts tells a frontend what was asked for and what the engine can do.
-func (c *client) BuildOpts() gateway.BuildOpts {
+func (c *engine) BuildOpts() gateway.BuildOpts {
 	return gateway.BuildOpts{
 		Opts:      c.b.opts.FrontendOpt,
 		SessionID: "bk",
@@ -48,13 +48,13 @@ func (c *client) BuildOpts() gateway.BuildOpts {
 }
 
 // Inputs returns the definitions that a caller passed as named contexts.
-func (c *client) Inputs(context.Context) (map[string]llb.State, error) {
+func (c *engine) Inputs(context.Context) (map[string]llb.State, error) {
 	return map[string]llb.State{}, nil
 }
 
 // ResolveImageConfig returns the digest of what ref names, and the image
 // configuration for a platform.
-func (c *client) ResolveImageConfig(_ context.Context, ref string, opt sourceresolver.Opt) (string, digest.Digest, []byte, error) {
+func (c *engine) ResolveImageConfig(_ context.Context, ref string, opt sourceresolver.Opt) (string, digest.Digest, []byte, error) {
 	kind, store, mode := kindImage, "", ""
 	var platform *ocispecs.Platform
 	switch {
@@ -78,7 +78,7 @@ func (c *client) ResolveImageConfig(_ context.Context, ref string, opt sourceres
 }
 
 // ResolveSourceMetadata pins a source.
-func (c *client) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
+func (c *engine) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
 	kind, ref := sourceOp{op}.scheme()
 	resp := &sourceresolver.MetaResponse{Op: op}
 	if kind != kindImage && kind != kindLayout {
@@ -102,7 +102,7 @@ func (c *client) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt
 
 // Solve adds a definition to the build's graph. It is evaluated when a file of
 // the result is read, or when the build's own result is.
-func (c *client) Solve(_ context.Context, req gateway.SolveRequest) (*gateway.Result, error) {
+func (c *engine) Solve(_ context.Context, req gateway.SolveRequest) (*gateway.Result, error) {
 	if req.Frontend != "" {
 		return nil, fmt.Errorf("frontend %q is not supported", req.Frontend)
 	}
@@ -127,12 +127,12 @@ func (c *client) Solve(_ context.Context, req gateway.SolveRequest) (*gateway.Re
 }
 
 // NewContainer is for interactive frontends.
-func (c *client) NewContainer(context.Context, gateway.NewContainerRequest) (gateway.Container, error) {
+func (c *engine) NewContainer(context.Context, gateway.NewContainerRequest) (gateway.Container, error) {
 	return nil, errors.New("containers for frontends are not supported")
 }
 
 // Warn shows a frontend's warning.
-func (c *client) Warn(_ context.Context, dgst digest.Digest, msg string, opts gateway.WarnOpts) error {
+func (c *engine) Warn(_ context.Context, dgst digest.Digest, msg string, opts gateway.WarnOpts) error {
 	c.b.report.emit(&bkclient.SolveStatus{Warnings: []*bkclient.VertexWarning{{
 		Vertex: dgst, Level: opts.Level, Short: []byte(msg), Detail: opts.Detail, URL: opts.URL,
 		SourceInfo: opts.SourceInfo, Range: opts.Range,

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -293,12 +294,12 @@ func VerifyStore(ctx context.Context, root string) ([]string, error) {
 		return nil, err
 	}
 	var problems []string
-	report, err := store.Verify(ctx)
+	report, err := store.Verify(ctx, runtime.NumCPU(), true)
 	if err != nil {
 		return nil, err
 	}
 	for _, p := range report.Problems {
-		problems = append(problems, p.Error())
+		problems = append(problems, p.String())
 	}
 	actions := cache.Open(filepath.Join(root, "actions"))
 	bad, err := actions.Verify()

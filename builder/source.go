@@ -3,6 +3,7 @@ package builder
 import (
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"github.com/moby/buildkit/solver/pb"
@@ -45,12 +46,15 @@ func (o sourceOp) key(n *node, h cache.Hasher) error {
 		if err != nil {
 			return err
 		}
-		dgst, err := snapshot.PathDigest(n.b.ctx, t.local, ".", true)
+		if err := t.scan(n.b.ctx, "."); err != nil {
+			return err
+		}
+		dgst, err := digested(snapshot.PathDigest(n.b.ctx, t.local, ".", true))
 		if err != nil {
 			return err
 		}
-		h.String(dgst.String())
-		n.note("directory "+rest, dgst.String())
+		h.String(dgst)
+		n.note("directory "+rest, dgst)
 	default:
 		return fmt.Errorf("sources of type %s:// are not supported", kind)
 	}
@@ -118,7 +122,7 @@ func (b *build) openLocal(name string, attrs map[string]string) (*Tree, error) {
 	if !ok {
 		return nil, fmt.Errorf("no directory was given for %q", name)
 	}
-	opts := source.LocalOptions{Index: b.filesDir()}
+	opts := source.LocalOptions{Index: filepath.Join(b.opts.Root, "files")}
 	for key, into := range map[string]*[]string{
 		pb.AttrIncludePatterns: &opts.Include,
 		pb.AttrExcludePatterns: &opts.Exclude,

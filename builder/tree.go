@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 
 	"bk.build/bk/builder/cache"
 	"bk.build/bk/builder/snapshot"
@@ -53,15 +54,31 @@ func (t *Tree) list() []*Layer {
 
 // localLayer gives a local directory an identity by its content.
 func (t *Tree) localLayer(ctx context.Context) (*Layer, error) {
-	dgst, err := snapshot.PathDigest(ctx, t.local, ".", true)
+	if err := t.scan(ctx, "."); err != nil {
+		return nil, err
+	}
+	dgst, err := digested(snapshot.PathDigest(ctx, t.local, ".", true))
 	if err != nil {
 		return nil, err
 	}
 	h := cache.NewHasher("local.v1")
-	h.String(dgst.String())
+	h.String(dgst)
 	return t.s.made(h.Sum().String(), func() ([]*layer.Entry, error) {
 		return collect(snapshot.Walk(t.local, "."))
 	}), nil
+}
+
+// scan digests what is below a path of a local tree, on all cores. A path that
+// isn't there is for those to report who want it.
+func (t *Tree) scan(ctx context.Context, at string) error {
+	p, err := snapshot.Resolve(t.local, relative(at), 0)
+	if err == nil {
+		err = t.local.Scan(ctx, p)
+	}
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return nil
+	}
+	return err
 }
 
 func collect(entries layer.Entries) ([]*layer.Entry, error) {
