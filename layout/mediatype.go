@@ -50,6 +50,19 @@ func IsForeign(mediaType string) bool {
 		strings.HasPrefix(mediaType, MediaTypeDockerForeign)
 }
 
+// IsLayer says whether mediaType is that of a layer's tar, compressed or not.
+func IsLayer(mediaType string) bool {
+	if IsForeign(mediaType) {
+		return true
+	}
+	for _, t := range layerTypes {
+		if mediaType == t.oci || mediaType == t.docker {
+			return true
+		}
+	}
+	return false
+}
+
 // CheckSchema refuses Docker's first manifest format with an explanation; any
 // other media type passes.
 func CheckSchema(mediaType string) error {
