@@ -1,0 +1,50 @@
+# bk is built with Go alone. Everything else here is for those who change it.
+
+export CGO_ENABLED = 0
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+PKGS    ?= ./...
+TIMEOUT ?= 15m
+
+.PHONY: help build test lint cross bench bases demo conformance deps clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
+
+build: ## bin/bk, static, for this machine
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/bk ./cmd/bk
+
+test: deps bases ## vet and all tests; as root it first installs what they need; RACE=1, PKGS=./x/...
+	@hack/tool registry crane
+	go vet $(PKGS)
+	@$(if $(RACE),CGO_ENABLED=1) go test -json $(if $(RACE),-race) -timeout $(TIMEOUT) $(PKGS) | go run ./hack/testreport
+
+lint: ## gofmt, golangci-lint with the rules of .golangci.yml
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'lint: run gofmt -w on these files' >&2; exit 1; }
+	@hack/tool golangci-lint
+	.cache/tools/bin/golangci-lint run ./...
+
+cross: ## compile and vet for the other systems
+	GOOS=linux GOARCH=arm64 go vet ./...
+	GOOS=darwin GOARCH=arm64 go vet ./...
+	GOOS=windows GOARCH=amd64 go vet ./...
+
+bases: ## the base images of tests, from Debian packages, in .cache/bases
+	@go run ./hack/bases || echo 'bases: tests that need the missing ones are skipped' >&2
+
+conformance: build bases ## build testdata/corpus with bk and with buildkitd and compare; RUN=regexp
+	@hack/tool registry crane buildkitd buildctl
+	go run ./hack/conformance -bk bin/bk $(if $(RUN),-run '$(RUN)')
+
+bench: build bases ## measure bk beside other builders
+	@hack/tool registry crane buildkitd buildctl
+	hack/bench
+
+demo: build bases ## a short tour: build, inspect, run
+	hack/demo
+
+deps: ## install what the tests use (root), or say what is missing
+	@hack/deps
+
+clean: ## remove what make made
+	rm -rf bin .cache
