@@ -3,14 +3,11 @@ package snapshot
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
 	"strconv"
 	"strings"
-	"sync/atomic"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -216,10 +213,12 @@ func (d *openDir) fillXattrs(ent *layer.Entry, name string) error {
 func (d *openDir) setXattr(ent *layer.Entry, key, value string) error {
 	note, ok := overlayNote(key)
 	if !ok {
-		if ent.Xattrs == nil {
-			ent.Xattrs = map[string]string{}
+		if !ofMachine(key) {
+			if ent.Xattrs == nil {
+				ent.Xattrs = map[string]string{}
+			}
+			ent.Xattrs[key] = canonicalXattr(key, value)
 		}
-		ent.Xattrs[key] = value
 		return nil
 	}
 	switch {
@@ -282,46 +281,3 @@ func getXattr(file, key string) (string, error) {
 		}
 	}
 }
-
-// dirContent is the bytes of a file of an unpacked layer.
-type dirContent struct {
-	layer *dirLayer
-	path  string
-	size  int64
-	sum   atomic.Pointer[[32]byte]
-}
-
-// Open implements layer.Content.
-func (c *dirContent) Open() (io.ReadCloser, error) {
-	fail := func(err error) error {
-		return &fs.PathError{Op: "open", Path: path.Join(c.layer.root, c.path), Err: err}
-	}
-	fd, err := openBelow(c.layer.root, c.path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
-	if err != nil {
-		return nil, fail(err)
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		unix.Close(fd)
-		return nil, fail(err)
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		unix.Close(fd)
-		return nil, fail(ErrNotRegular)
-	}
-	if st.Size != c.size {
-		unix.Close(fd)
-		return nil, fail(fmt.Errorf("has %d bytes, had %d: %w", st.Size, c.size, syscall.ESTALE))
-	}
-	return os.NewFile(uintptr(fd), c.path), nil
-}
-
-// Digest implements layer.Content: known once the file was hashed.
-func (c *dirContent) Digest() ([32]byte, bool) {
-	if sum := c.sum.Load(); sum != nil {
-		return *sum, true
-	}
-	return [32]byte{}, false
-}
-
-func (c *dirContent) setDigest(sum [32]byte) { c.sum.Store(&sum) }

@@ -299,6 +299,11 @@ func (c *memContent) Open() (io.ReadCloser, error) {
 // Digest implements layer.Content.
 func (c *memContent) Digest() ([32]byte, bool) { return c.sum, true }
 
+// ReadAt implements io.ReaderAt.
+func (c *memContent) ReadAt(p []byte, off int64) (int, error) {
+	return bytes.NewReader(c.data).ReadAt(p, off)
+}
+
 // cleanPath makes a path absolute and clean but for a trailing "/" or "/.",
 // which mean something to a copy.
 func cleanPath(p string) string {

@@ -69,6 +69,16 @@ func (c *spooled) Open() (io.ReadCloser, error) {
 // Digest implements layer.Content.
 func (c *spooled) Digest() ([32]byte, bool) { return c.sum, true }
 
+// ReadAt implements io.ReaderAt; it opens the file each time.
+func (c *spooled) ReadAt(p []byte, off int64) (int, error) {
+	f, err := os.Open(c.path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	return io.NewSectionReader(f, c.off, c.size).ReadAt(p, off)
+}
+
 // maxWindow bounds the memory that a compressed archive may ask for.
 const maxWindow = 128 << 20
 
