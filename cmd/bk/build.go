@@ -85,11 +85,11 @@ func (e *env) solve(ctx context.Context, plan *buildPlan, request *dockerfile.Re
 	if call := plan.options.Call; call.Name != "" {
 		return func() error { return call.Print(e.stdout, res.Metadata) }, nil
 	}
-	done, err := e.export(ctx, plan, res)
-	if err != nil {
+	x := &exporter{env: e, plan: plan, res: res, display: display}
+	if err := x.export(ctx); err != nil {
 		return nil, err
 	}
-	return func() error { return e.reportBuild(plan, done) }, nil
+	return func() error { return e.reportBuild(plan, &x.done) }, nil
 }
 
 // builderOptions joins what the plan and the request say.

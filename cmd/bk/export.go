@@ -94,56 +94,92 @@ func checkDir(dir string) error {
 	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
-// export writes every output of the plan.
-func (e *env) export(ctx context.Context, plan *buildPlan, res *builder.Result) (*built, error) {
-	if plan.epoch == nil {
-		plan.epoch = res.Epoch()
-	}
-	done := &built{}
-	for _, o := range plan.outputs {
-		var err error
-		switch o.kind {
-		case outImage, outOCI, outDocker:
-			err = e.exportImage(ctx, plan, res, o, done)
-		case outTar:
-			err = e.write(o.dest, func(w io.Writer) error {
-				return writeTree(ctx, w, plan.tree(res, o))
-			})
-		case outLocal:
-			err = writeLocal(ctx, o.dest, plan.tree(res, o))
-		}
-		if err != nil {
-			return nil, fmt.Errorf("output type=%s: %w", o.kind, err)
-		}
-	}
-	return done, nil
+// exporter writes the outputs of one build.
+type exporter struct {
+	env     *env
+	plan    *buildPlan
+	res     *builder.Result
+	display *progress
+	done    built
 }
 
-// exportImage commits the result as the output wants it and writes it there.
-func (e *env) exportImage(ctx context.Context, plan *buildPlan, res *builder.Result, o *output, done *built) error {
-	o.commit.PackOptions = o.packOptions(plan.epoch)
-	image, err := res.Commit(ctx, o.commit)
+// export writes every output of the plan.
+func (x *exporter) export(ctx context.Context) error {
+	if x.plan.epoch == nil {
+		x.plan.epoch = x.res.Epoch()
+	}
+	for _, o := range x.plan.outputs {
+		if err := x.output(ctx, o); err != nil {
+			return fmt.Errorf("output type=%s: %w", o.kind, err)
+		}
+	}
+	return nil
+}
+
+func (x *exporter) output(ctx context.Context, o *output) error {
+	switch o.kind {
+	case outImage, outOCI, outDocker:
+		return x.image(ctx, o)
+	case outTar:
+		return x.display.step("exporting files to "+o.place(), nil, func() error {
+			return x.env.write(o.dest, func(w io.Writer) error { return writeTree(ctx, w, x.plan.tree(x.res, o)) })
+		})
+	case outLocal:
+		return x.display.step("exporting files to "+o.place(), nil, func() error {
+			return writeLocal(ctx, o.dest, x.plan.tree(x.res, o))
+		})
+	}
+	return nil
+}
+
+// image commits the result as the output wants it and writes it there.
+func (x *exporter) image(ctx context.Context, o *output) error {
+	o.commit.PackOptions = o.packOptions(x.plan.epoch)
+	image, err := x.res.Commit(ctx, o.commit)
 	if err != nil {
 		return err
 	}
-	if done.image == nil {
-		done.image, done.names = &image, o.names
+	if x.done.image == nil {
+		x.done.image, x.done.names = &image, o.names
 	}
-	store, desc := res.Store(), describeIndex(image.Descriptor, o.commit.Annotations)
+	if o.kind == outImage && len(o.names) == 0 {
+		return nil // reachable by its digest
+	}
+	var details []string
+	for _, name := range o.names {
+		details = append(details, "naming to "+name)
+	}
+	desc := describeIndex(image.Descriptor, o.commit.Annotations)
+	return x.display.step("writing "+desc.Digest.String()+" to "+o.place(), details, func() error {
+		return x.write(ctx, o, desc)
+	})
+}
+
+// write puts a committed image where the output wants it.
+func (x *exporter) write(ctx context.Context, o *output, desc ocispecs.Descriptor) error {
+	store := x.res.Store()
 	switch {
 	case o.kind == outImage:
-		if len(o.names) == 0 {
-			return nil // reachable by its digest
-		}
 		return store.SetRefs(o.names, desc)
 	case o.dir:
 		return archive.ExportDir(ctx, store, desc, o.names, o.dest)
 	case o.kind == outOCI:
-		return e.write(o.dest, func(w io.Writer) error { return archive.WriteOCI(ctx, w, store, desc, o.names) })
+		return x.env.write(o.dest, func(w io.Writer) error { return archive.WriteOCI(ctx, w, store, desc, o.names) })
 	}
-	return e.write(o.dest, func(w io.Writer) error {
+	return x.env.write(o.dest, func(w io.Writer) error {
 		return archive.WriteDocker(ctx, w, store, desc, o.names, nil)
 	})
+}
+
+// place is the destination for people.
+func (o *output) place() string {
+	switch o.dest {
+	case "":
+		return "the store"
+	case stdout:
+		return "standard output"
+	}
+	return o.dest
 }
 
 // describeIndex adds the annotations that were asked for on the descriptor of

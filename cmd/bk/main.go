@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"bk.build/bk/dockerfile"
+	_ "bk.build/bk/runner/child" // takes over the processes that steps run in
 )
 
 // Exit codes. "bk --help" lists them.

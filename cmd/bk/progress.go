@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/util/progress/progressui"
+	digest "github.com/opencontainers/go-digest"
 )
 
 // progress shows a build's events on stderr until it is closed.
@@ -50,6 +52,28 @@ func (p *progress) update(s *client.SolveStatus) {
 	if !p.closed {
 		p.events <- s
 	}
+}
+
+// step shows what fn does as a step of the build, with details below its name.
+func (p *progress) step(name string, details []string, fn func() error) error {
+	started := time.Now()
+	v := client.Vertex{Digest: digest.FromString(name), Name: name, Started: &started}
+	p.update(&client.SolveStatus{Vertexes: []*client.Vertex{&v}})
+	err := fn()
+	ended := time.Now()
+	done := v
+	done.Completed = &ended
+	if err != nil {
+		done.Error = err.Error()
+	}
+	status := &client.SolveStatus{Vertexes: []*client.Vertex{&done}}
+	for _, d := range details {
+		status.Statuses = append(status.Statuses, &client.VertexStatus{
+			ID: d, Vertex: v.Digest, Name: d, Timestamp: ended, Started: &started, Completed: &ended,
+		})
+	}
+	p.update(status)
+	return err
 }
 
 // close ends the display and lists the warnings it has seen.
