@@ -11,7 +11,10 @@ import (
 	"bk.build/bk/layout/layer"
 )
 
-var _ layer.Content = (*file)(nil)
+var (
+	_ layer.Content = (*file)(nil)
+	_ io.ReaderAt   = (*file)(nil)
+)
 
 // Digest returns the digest of the content once a scan has determined it.
 func (f *file) Digest() (sum [32]byte, ok bool) {
@@ -21,29 +24,106 @@ func (f *file) Digest() (sum [32]byte, ok bool) {
 	return f.sum, true
 }
 
-// Open opens the content. Reading it ends with an error that wraps [ErrChanged]
-// when the file is not, or no longer, what the entry and the digest are of.
+// Open opens the content. Reading it ends with an error that wraps
+// [layer.ErrChanged] when the file is not, or no longer, what the entry and the
+// digest are of.
 func (f *file) Open() (io.ReadCloser, error) {
-	path := f.entry.Path
-	if f.in.l.fd < 0 {
-		return nil, &os.PathError{Op: "open", Path: path, Err: os.ErrClosed}
-	}
-	fd, err := openBeneath(f.in.l.fd, path, openFlags)
-	if missing(err) == os.ErrNotExist {
-		return nil, changed(path)
-	}
+	fd, err := f.open()
 	if err != nil {
-		return nil, readable(path, err)
+		return nil, err
 	}
 	r := &reader{f: f, fd: fd, left: f.entry.Size}
 	if _, ok := f.Digest(); ok && f.unsure {
 		r.hash = sha256.New()
 	}
-	if err := r.check(); err != nil {
+	if err := f.check(fd); err != nil {
 		r.Close()
 		return nil, err
 	}
 	return r, nil
+}
+
+// ReadAt is that of io.ReaderAt, with the errors of Open. It opens the file
+// each time; any number of goroutines may use it.
+func (f *file) ReadAt(p []byte, off int64) (int, error) {
+	want := p[:min(int64(len(p)), max(0, f.entry.Size-off))]
+	if len(want) == 0 && off >= 0 {
+		return 0, end(len(p))
+	}
+	if _, ok := f.Digest(); ok && f.unsure {
+		return f.readAll(want, off, len(p))
+	}
+	fd, err := f.open()
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	n, err := fill(func(b []byte, n int) (int, error) { return unix.Pread(fd, b, off+int64(n)) }, want)
+	if err != nil {
+		return n, readable(f.entry.Path, err)
+	}
+	if err := f.check(fd); err != nil {
+		return 0, err
+	}
+	if n < len(want) {
+		return 0, changed(f.entry.Path)
+	}
+	return n, end(len(p) - n)
+}
+
+// end is the error of a ReadAt that lacks so many bytes.
+func end(lacks int) error {
+	if lacks > 0 {
+		return io.EOF
+	}
+	return nil
+}
+
+// readAll is ReadAt for a file that must be read from its start to its end to
+// know that it is right.
+func (f *file) readAll(want []byte, off int64, asked int) (int, error) {
+	r, err := f.Open()
+	if err != nil {
+		return 0, err
+	}
+	defer r.Close()
+	if _, err := io.CopyN(io.Discard, r, off); err != nil {
+		return 0, err
+	}
+	if _, err := io.ReadFull(r, want); err != nil {
+		return 0, err
+	}
+	if _, err := io.Copy(io.Discard, r); err != nil {
+		return 0, err
+	}
+	return len(want), end(asked - len(want))
+}
+
+func (f *file) open() (int, error) {
+	path := f.entry.Path
+	if f.in.l.fd < 0 {
+		return -1, &os.PathError{Op: "open", Path: path, Err: os.ErrClosed}
+	}
+	fd, err := openBeneath(f.in.l.fd, path, openFlags)
+	if missing(err) == os.ErrNotExist {
+		return -1, changed(path)
+	}
+	if err != nil {
+		return -1, readable(path, err)
+	}
+	return fd, nil
+}
+
+// check compares an open file with what the entry is of.
+func (f *file) check(fd int) error {
+	var st unix.Statx_t
+	if err := stat(fd, "", &st); err != nil {
+		return readable(f.entry.Path, err)
+	}
+	if identityOf(&st) != f.id {
+		return changed(f.entry.Path)
+	}
+	return nil
 }
 
 // openFlags open a file that may have been replaced by anything meanwhile.
@@ -56,18 +136,6 @@ type reader struct {
 	left int64
 	hash hash.Hash // of files of which the identity says too little
 	done bool
-}
-
-// check compares the file with what the entry is of.
-func (r *reader) check() error {
-	var st unix.Statx_t
-	if err := stat(r.fd, "", &st); err != nil {
-		return readable(r.f.entry.Path, err)
-	}
-	if identityOf(&st) != r.f.id {
-		return changed(r.f.entry.Path)
-	}
-	return nil
 }
 
 func (r *reader) Read(p []byte) (int, error) {
@@ -98,7 +166,7 @@ func (r *reader) Read(p []byte) (int, error) {
 
 // end checks after the last byte that what was read is what was promised.
 func (r *reader) end() error {
-	if err := r.check(); err != nil {
+	if err := r.f.check(r.fd); err != nil {
 		return err
 	}
 	if r.hash != nil && [32]byte(r.hash.Sum(nil)) != r.f.sum {

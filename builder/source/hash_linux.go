@@ -92,7 +92,7 @@ func (h *hasher) small(v *version, fd, size int) (bool, error) {
 	if h.whole == nil {
 		h.whole = make([]byte, wholeBytes)
 	}
-	n, err := fill(fd, h.whole[:size])
+	n, err := fill(reading(fd), h.whole[:size])
 	if n < size || err != nil {
 		return false, err
 	}
@@ -100,10 +100,16 @@ func (h *hasher) small(v *version, fd, size int) (bool, error) {
 	return true, nil
 }
 
-// fill reads until p is full or the file ends.
-func fill(fd int, p []byte) (n int, err error) {
+// reading is the function that reads an open file from where it is.
+func reading(fd int) func([]byte, int) (int, error) {
+	return func(p []byte, _ int) (int, error) { return unix.Read(fd, p) }
+}
+
+// fill reads until p is full or the file ends. read gets the rest of p and how
+// much was read before.
+func fill(read func(rest []byte, done int) (int, error), p []byte) (n int, err error) {
 	for n < len(p) {
-		m, err := retry(func() (int, error) { return unix.Read(fd, p[n:]) })
+		m, err := retry(func() (int, error) { return read(p[n:], n) })
 		if m <= 0 || err != nil {
 			return n, err
 		}
@@ -123,7 +129,7 @@ func (h *hasher) large(ctx context.Context, v *version, fd int, size int64) (boo
 		err  error
 	}
 	read := func(i int) piece {
-		n, err := fill(fd, h.chunks[i][:min(size, chunkBytes)])
+		n, err := fill(reading(fd), h.chunks[i][:min(size, chunkBytes)])
 		size -= int64(n)
 		return piece{h.chunks[i][:n], err}
 	}

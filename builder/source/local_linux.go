@@ -38,22 +38,21 @@ type Local struct {
 	today    uint16
 }
 
-var _ snapshot.FS = (*Local)(nil)
+var (
+	_ snapshot.FS     = (*Local)(nil)
+	_ snapshot.Linker = (*Local)(nil)
+)
 
 // OpenLocal opens a directory (a symlink to one is resolved here, once) without
 // reading it. The caller closes it after the last read of a file's content.
 func OpenLocal(dir string, opts LocalOptions) (*Local, error) {
-	f, err := newFilter(opts.Include, opts.Exclude)
-	if err != nil {
-		return nil, err
-	}
 	fd, err := retry(func() (int, error) {
 		return unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	})
 	if err != nil {
 		return nil, &os.PathError{Op: "open the build context", Path: dir, Err: err}
 	}
-	l := &Local{fd: fd, filter: f, opts: opts, uid: os.Geteuid(), today: uint16(time.Now().Unix() / 86400)}
+	l := &Local{fd: fd, opts: opts, uid: os.Geteuid(), today: uint16(time.Now().Unix() / 86400)}
 	if err := l.open(); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("open the build context %s: %w", dir, err)
@@ -68,6 +67,13 @@ func (l *Local) open() error {
 	}
 	var st unix.Statx_t
 	if err := stat(l.fd, "", &st); err != nil {
+		return err
+	}
+	include, err := follow(l.fd, l.opts.Include, l.opts.FollowPaths)
+	if err != nil {
+		return err
+	}
+	if l.filter, err = newFilter(include, l.opts.Exclude); err != nil {
 		return err
 	}
 	if l.opts.Jobs <= 0 {
@@ -133,6 +139,19 @@ func (l *Local) ReadDir(path string) ([]string, error) {
 		return nil, l.fail("read directory", path, err)
 	}
 	return names, nil
+}
+
+// inode is one file, whatever its names.
+type inode struct{ dev, ino uint64 }
+
+// Inode returns the same value for all names of a regular file; nil when it has
+// one name only.
+func (l *Local) Inode(path string) any {
+	f, err := l.find(path)
+	if err != nil || f.entry.Type != layer.Regular || f.look() != nil || !f.links {
+		return nil
+	}
+	return inode{f.id.dev, f.id.ino}
 }
 
 func (l *Local) fail(op, path string, err error) error {

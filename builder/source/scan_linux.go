@@ -282,10 +282,10 @@ func (w *worker) file(f *file, dir int, old *cursor) error {
 	if missing(err) == fs.ErrNotExist {
 		return f.vanish()
 	}
-	if err == ErrChanged {
+	switch {
+	case err == layer.ErrChanged:
 		return changed(f.entry.Path)
-	}
-	if err != nil {
+	case err != nil:
 		return readable(f.entry.Path, err)
 	}
 	return f.publish(v)
@@ -313,14 +313,14 @@ func (w *worker) version(f *file, dir int, old *cursor) (*version, error) {
 			return nil, err
 		}
 		if !f.sameType(&v.st) {
-			return nil, ErrChanged
+			return nil, layer.ErrChanged
 		}
 		ok, err := w.content(v, f, dir, name, old)
 		if ok || err != nil {
 			return v, err
 		}
 	}
-	return nil, ErrChanged
+	return nil, layer.ErrChanged
 }
 
 // content completes a version of which the attributes are known; false when the

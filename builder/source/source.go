@@ -27,6 +27,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+
+	"bk.build/bk/layout/layer"
 )
 
 // LocalOptions say how a directory is seen. The zero value shows all of it,
@@ -36,9 +38,9 @@ type LocalOptions struct {
 	// it must match one. Exclude are patterns of a .dockerignore file. Both are
 	// in the language of github.com/moby/patternmatcher, "!" included.
 	Include, Exclude []string
-	// FollowPaths is what BuildKit's frontends ask a client to transfer at
-	// least. Nothing is transferred here before it is asked for, so it limits
-	// nothing.
+	// FollowPaths are more such patterns, but without "!". A symlink on their
+	// way is followed inside the directory: both the link and what it leads to
+	// are visible.
 	FollowPaths []string
 	// Index is the directory of the digest indexes; empty: none is kept. It is
 	// created when the first index is written.
@@ -47,11 +49,11 @@ type LocalOptions struct {
 	Jobs int
 }
 
-// ErrChanged is wrapped by errors about a file that is no longer what it was
-// when this build looked at it first.
-var ErrChanged = errors.New("changed while the build was reading it")
-
-func changed(path string) error { return fmt.Errorf("%s %w", path, ErrChanged) }
+// changed is the error about a file that is no longer what it was when this
+// build looked at it first.
+func changed(path string) error {
+	return fmt.Errorf("%s in the build context: %w", path, layer.ErrChanged)
+}
 
 // readable adds to a permission error what can be done about it.
 func readable(path string, err error) error {

@@ -37,6 +37,7 @@ type file struct {
 	state atomic.Uint32
 	in    *dir
 	dir   *dir // of a directory
+	links bool // it has more than one name, here or elsewhere
 	skip  bool // hidden itself: a directory that may have something visible below
 	gone  bool // it vanished between listing and looking
 	// unsure: it changed so lately, by a clock so coarse, that its identity
@@ -158,7 +159,7 @@ func (d *dir) accept(f *file, path string, mode uint16) bool {
 // fill completes the entry with a file's attributes.
 func (f *file) fill(st *unix.Statx_t, link string, x map[string]string) {
 	e := &f.entry
-	f.id = identityOf(st)
+	f.id, f.links = identityOf(st), st.Nlink > 1
 	e.Mode = uint32(st.Mode) & 0o7777
 	e.ModTime = timeOf(st.Mtime)
 	e.Link = link
