@@ -119,10 +119,11 @@ func openLock(root string) (*os.File, error) {
 func (b *build) close() error {
 	b.cancel(nil)
 	b.packing.Wait()
+	noted := b.layers.notePlanned()
 	for _, l := range b.locals {
 		l.Close()
 	}
-	return errors.Join(b.tmp.close(), b.lock.Close())
+	return errors.Join(noted, b.tmp.close(), b.lock.Close())
 }
 
 // solve runs the frontend and evaluates what it returns.

@@ -25,7 +25,7 @@ func (o mergeOp) key(n *node, h cache.Hasher) error {
 	return nil
 }
 
-func (o mergeOp) run(n *node, _ cache.Key) ([]*Tree, bool, error) {
+func (o mergeOp) run(n *node) ([]*Tree, bool, error) {
 	trees, err := n.trees()
 	if err != nil {
 		return nil, false, err
@@ -69,7 +69,7 @@ func (o diffOp) key(n *node, h cache.Hasher) error {
 	return n.inputKey(h, "upper tree", o.op.Upper.Input)
 }
 
-func (o diffOp) run(n *node, k cache.Key) ([]*Tree, bool, error) {
+func (o diffOp) run(n *node) ([]*Tree, bool, error) {
 	if _, err := n.trees(); err != nil {
 		return nil, false, err
 	}
@@ -130,11 +130,12 @@ func beyond(low, up []*Layer) ([]*Layer, bool) {
 // plan is made now, unless the store has the layer.
 func (n *node) made(l *Layer, below []*Layer) ([]*Tree, bool, error) {
 	t := layersTree(append(below[:len(below):len(below)], l))
-	if !n.v.IgnoreCache && l.stored() {
+	if !n.v.IgnoreCache && l.known() {
 		return []*Tree{t}, true, nil
 	}
 	err := n.run(func() error {
 		_, err := l.entries()
+		l.ran = err == nil
 		return err
 	})
 	return []*Tree{t}, false, err
@@ -155,7 +156,7 @@ func (o passthroughOp) key(n *node, h cache.Hasher) error {
 	return nil
 }
 
-func (o passthroughOp) run(n *node, _ cache.Key) ([]*Tree, bool, error) {
+func (o passthroughOp) run(n *node) ([]*Tree, bool, error) {
 	trees, err := n.trees()
 	if err != nil {
 		return nil, false, err

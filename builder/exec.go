@@ -105,7 +105,11 @@ func (o execOp) mountKey(n *node, m *pb.Mount) (string, error) {
 	return fmt.Sprintf("%s:%d", k, e.Index), err
 }
 
-func (o execOp) run(n *node, k cache.Key) ([]*Tree, bool, error) {
+func (o execOp) run(n *node) ([]*Tree, bool, error) {
+	k, err := n.key()
+	if err != nil {
+		return nil, false, err
+	}
 	if outs, ok := n.lookup(k); ok {
 		return outs, true, nil
 	}

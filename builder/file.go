@@ -204,7 +204,11 @@ type chain struct {
 	editor *snapshot.Editor
 }
 
-func (o fileOp) run(n *node, k cache.Key) ([]*Tree, bool, error) {
+func (o fileOp) run(n *node) ([]*Tree, bool, error) {
+	k, err := n.key()
+	if err != nil {
+		return nil, false, err
+	}
 	trees, err := n.trees()
 	if err != nil {
 		return nil, false, err

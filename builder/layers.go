@@ -29,6 +29,7 @@ import (
 //	snapshots/<id>/fs               the unpacked form
 //	snapshots/<id>/implied          parents that the packed form did not name
 //	snapshots/<id>/packed-<how>     JSON: the packed form's descriptor and diffID
+//	snapshots/<id>/planned          a file operation was planned, and nobody needed a form
 //
 // The id of an image's layer is its diffID; of a RUN's layer it is random,
 // since running again may give something else; of a file operation's it is
@@ -53,6 +54,8 @@ type Layer struct {
 	// plan makes the layer's entries from what it was made of: for file
 	// operations, whose result needs no directory to exist.
 	plan func() ([]*layer.Entry, error)
+	// ran says that the plan was made by this build.
+	ran bool
 	// keep asks to store the packed form when it streams by.
 	keep bool
 	// event is the vertex that shows the transfer of an image's layer.
@@ -121,6 +124,28 @@ func (l *Layer) stored() bool {
 	}
 	_, ok := l.anyPacked()
 	return ok
+}
+
+// known reports whether the layer was made before, by this build or another.
+func (l *Layer) known() bool { return l.stored() || exists(l.path("planned")) }
+
+// notePlanned remembers the file operations whose results nobody needed in one
+// of the stored forms, so that they count as done in the next build.
+func (s *layers) notePlanned() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range s.byID {
+		if !l.ran || exists(filepath.Join(s.dir, l.id)) {
+			continue
+		}
+		if err := os.MkdirAll(filepath.Join(s.dir, l.id), 0o700); err != nil {
+			return err
+		}
+		if err := os.WriteFile(l.path("planned"), nil, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // available reports whether a form of the layer can be had.

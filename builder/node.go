@@ -32,7 +32,9 @@ type op interface {
 	// key digests the operation and what identifies its inputs.
 	key(n *node, h cache.Hasher) error
 	// run returns the operation's outputs, and whether they were known already.
-	run(n *node, k cache.Key) (outs []*Tree, cached bool, err error)
+	// It asks for the key only if it needs it: that of a directory is the
+	// digest of all that is in it.
+	run(n *node) (outs []*Tree, cached bool, err error)
 }
 
 func (n *node) op() op {
@@ -70,11 +72,10 @@ func (n *node) key() (cache.Key, error) {
 // result returns the vertex's outputs, by index.
 func (n *node) result() ([]*Tree, error) {
 	return n.resultFuture.do(func() ([]*Tree, error) {
-		k, err := n.key()
-		if err != nil {
-			return nil, err
+		if err := n.b.ctx.Err(); err != nil {
+			return nil, context.Cause(n.b.ctx)
 		}
-		outs, cached, err := n.op().run(n, k)
+		outs, cached, err := n.op().run(n)
 		if err != nil {
 			return nil, n.failed(err)
 		}
@@ -245,6 +246,6 @@ func (invalidOp) key(n *node, _ cache.Hasher) error {
 	return fmt.Errorf("operation of type %T is not supported", n.v.Op.Op)
 }
 
-func (o invalidOp) run(n *node, _ cache.Key) ([]*Tree, bool, error) {
+func (o invalidOp) run(n *node) ([]*Tree, bool, error) {
 	return nil, false, o.key(n, cache.Hasher{})
 }

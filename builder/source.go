@@ -61,7 +61,7 @@ func (o sourceOp) key(n *node, h cache.Hasher) error {
 	return nil
 }
 
-func (o sourceOp) run(n *node, _ cache.Key) ([]*Tree, bool, error) {
+func (o sourceOp) run(n *node) ([]*Tree, bool, error) {
 	kind, rest := o.scheme()
 	if kind == kindLocal {
 		t, err := o.local(n, rest)
