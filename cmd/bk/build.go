@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -58,6 +59,9 @@ func (e *env) build(ctx context.Context, plan *buildPlan) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, request.Close()) }()
+	if err := plan.checkPlatforms(request); err != nil {
+		return err
+	}
 	display, err := e.startProgress(plan.progress)
 	if err != nil {
 		return err
@@ -68,6 +72,17 @@ func (e *env) build(ctx context.Context, plan *buildPlan) (err error) {
 		return err
 	}
 	return answer()
+}
+
+// checkPlatforms refuses several platforms for an output that holds one.
+func (p *buildPlan) checkPlatforms(request *dockerfile.Request) error {
+	list := request.FrontendOpt["platform"]
+	for _, o := range p.outputs {
+		if o.kind == outDocker && strings.Contains(list, ",") {
+			return fmt.Errorf("output type=docker holds one platform, not %s: use type=oci", list)
+		}
+	}
+	return nil
 }
 
 // solve builds and exports. What it returns prints the outcome; that comes

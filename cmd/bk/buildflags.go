@@ -142,6 +142,9 @@ func (f *buildFlags) planFile(e *env, p *buildPlan) (err error) {
 // planValues parses what goes to the Dockerfile.
 func (f *buildFlags) planValues(e *env, p *buildPlan) (err error) {
 	o := &p.options
+	if def := e.getenv("DOCKER_DEFAULT_PLATFORM"); def != "" && len(f.platforms) == 0 {
+		o.Platforms = []string{def}
+	}
 	if o.BuildArgs, err = e.buildArgs(f.buildArgs); err != nil {
 		return err
 	}

@@ -79,6 +79,20 @@ func TestPlanOptions(t *testing.T) {
 	}
 }
 
+// The default platform is docker's, when it is set.
+func TestDefaultPlatform(t *testing.T) {
+	e := testEnv(map[string]string{"DOCKER_DEFAULT_PLATFORM": "linux/arm64"}, "")
+	for arg, want := range map[string]string{"--pull": "linux/arm64", "--platform=linux/amd64": "linux/amd64"} {
+		plan, err := parsePlan(t, e, arg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]string{want}, plan.options.Platforms); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", arg, diff)
+		}
+	}
+}
+
 // The build's time comes from the flag, then the build argument, then the
 // environment; a value that is not a number is for the frontend to resolve.
 func TestPlanEpoch(t *testing.T) {
