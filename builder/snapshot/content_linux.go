@@ -55,6 +55,12 @@ func (c *dirContent) Digest() ([32]byte, bool) {
 
 func (c *dirContent) setDigest(sum [32]byte) { c.sum.Store(&sum) }
 
+// samePlace implements placed.
+func (c *dirContent) samePlace(other layer.Content) bool {
+	o, ok := other.(*dirContent)
+	return ok && o.path == c.path && o.layer.root == c.layer.root
+}
+
 func (c *dirContent) fail(op string, err error) error {
 	return &fs.PathError{Op: op, Path: path.Join(c.layer.root, c.path), Err: err}
 }

@@ -284,25 +284,6 @@ func TestCopyLikeBuildKit(t *testing.T) {
 	}
 }
 
-// checkLayer checks that the editor's entries on top of the base give what the
-// editor shows.
-func checkLayer(t *testing.T, base FS, e *Editor) {
-	t.Helper()
-	l, err := PlanLayer(e.Entries())
-	if err != nil {
-		t.Fatal(err)
-	}
-	v := base.(*View)
-	var layers []Layer
-	for i := len(v.layers) - 1; i >= 0; i-- {
-		layers = append(layers, Layer{v.layers[i]})
-	}
-	got := describe(t, Walk(NewView(append(layers, l)...), "."), true)
-	if diff := cmp.Diff(describe(t, Walk(e, "."), true), got); diff != "" {
-		t.Errorf("base with the layer (-editor +layers):\n%s", diff)
-	}
-}
-
 // randomTree makes files of few names, with links inside and out of the tree.
 func randomTree(t *testing.T, dir string, r *rand.Rand) {
 	var files []string

@@ -29,7 +29,7 @@ import (
 type Digested struct {
 	Digest digest.Digest
 	picks  []pick
-	sums   map[layer.Content][32]byte
+	sums   sums
 }
 
 // Files yields the selected paths, relative to the selection, each with a
@@ -105,7 +105,7 @@ func digestPicks(ctx context.Context, picks []pick, contents bool) (*Digested, e
 type encoder struct {
 	h     hash.Hash
 	buf   []byte
-	sums  map[layer.Content][32]byte
+	sums  sums
 	links map[any]uint64 // inode -> number of its first name
 	count uint64
 }
@@ -172,18 +172,18 @@ func (e *encoder) node(it *item) {
 		e.text(ent.Xattrs[key])
 	}
 	if ent.Type == layer.Regular {
-		e.content(ent)
+		e.content(it.child)
 	}
 }
 
-func (e *encoder) content(ent *layer.Entry) {
-	e.number(uint64(ent.Size))
-	if ent.Size == 0 {
+func (e *encoder) content(c child) {
+	e.number(uint64(c.ent.Size))
+	if c.ent.Size == 0 {
 		return
 	}
-	sum, ok := e.sums[ent.Content]
-	if !ok && ent.Content != nil {
-		sum, _ = ent.Content.Digest()
+	sum, ok := e.sums[fileKey(c)]
+	if !ok && c.ent.Content != nil {
+		sum, _ = c.ent.Content.Digest()
 	}
 	e.buf = append(e.buf, sum[:]...)
 }
@@ -194,7 +194,7 @@ func (e *encoder) archive(pk *pick) {
 	other := pk.archive != nil && pk.root.ent.Type == layer.Symlink
 	e.byte(flag(other))
 	if other {
-		e.content(pk.archive)
+		e.content(child{ent: pk.archive})
 	}
 }
 
@@ -223,37 +223,52 @@ func (e *encoder) files(it *item, p string, yield func(string, digest.Digest) bo
 // keeper is a Content that remembers its digest once it was computed.
 type keeper interface{ setDigest([32]byte) }
 
+// sums are the SHA-256 of files that didn't know their own, by fileKey.
+type sums map[any][32]byte
+
+// fileKey is equal for the names of one file.
+func fileKey(c child) any {
+	if c.ino != nil {
+		return c.ino
+	}
+	return c.ent
+}
+
 // hashFiles hashes the contents whose digests aren't known, several at a time.
-func hashFiles(ctx context.Context, picks []pick) (map[layer.Content][32]byte, error) {
-	todo := map[layer.Content]*layer.Entry{}
-	want := func(ent *layer.Entry) {
-		if ent.Type != layer.Regular || ent.Content == nil {
+func hashFiles(ctx context.Context, picks []pick) (sums, error) {
+	todo := map[any]*layer.Entry{}
+	want := func(c child) {
+		if c.ent.Type != layer.Regular || c.ent.Content == nil {
 			return
 		}
-		if _, known := ent.Content.Digest(); !known {
-			todo[ent.Content] = ent
+		if _, known := c.ent.Content.Digest(); !known {
+			todo[fileKey(c)] = c.ent
 		}
 	}
 	for i := range picks {
 		picks[i].root.each(want)
 		if picks[i].archive != nil {
-			want(picks[i].archive)
+			want(child{ent: picks[i].archive})
 		}
 	}
-	sums := make(map[layer.Content][32]byte, len(todo))
+	return hashAll(ctx, todo)
+}
+
+func hashAll(ctx context.Context, todo map[any]*layer.Entry) (sums, error) {
+	done := make(sums, len(todo))
 	var mu sync.Mutex
-	work := make(chan *layer.Entry)
+	work := make(chan any)
 	g, ctx := errgroup.WithContext(ctx)
 	for range min(runtime.NumCPU(), len(todo)) {
 		g.Go(func() error {
 			buf := make([]byte, 128<<10)
-			for ent := range work {
-				sum, err := hashFile(ctx, ent, buf)
+			for key := range work {
+				sum, err := hashFile(ctx, todo[key], buf)
 				if err != nil {
 					return err
 				}
 				mu.Lock()
-				sums[ent.Content] = sum
+				done[key] = sum
 				mu.Unlock()
 			}
 			return nil
@@ -261,21 +276,21 @@ func hashFiles(ctx context.Context, picks []pick) (map[layer.Content][32]byte, e
 	}
 	g.Go(func() error {
 		defer close(work)
-		for _, ent := range todo {
+		for key := range todo {
 			select {
-			case work <- ent:
+			case work <- key:
 			case <-ctx.Done():
 				return ctx.Err()
 			}
 		}
 		return nil
 	})
-	return sums, g.Wait()
+	return done, g.Wait()
 }
 
 // each calls f for it and all below.
-func (it *item) each(f func(*layer.Entry)) {
-	f(it.ent)
+func (it *item) each(f func(child)) {
+	f(it.child)
 	for _, k := range it.kids {
 		k.each(f)
 	}

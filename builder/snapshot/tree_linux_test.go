@@ -2,18 +2,13 @@ package snapshot
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
-	"sort"
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
-
-	"bk.build/bk/layout/layer"
 )
 
 // needRoot skips tests that make owners, devices or trusted attributes.
@@ -118,72 +113,6 @@ func setTimes(t testing.TB, dir string) {
 			t.Fatal(err)
 		}
 	}
-}
-
-// describe returns a tree as one line a path, for comparison.
-func describe(t testing.TB, entries layer.Entries, times bool) []string {
-	t.Helper()
-	var lines []string
-	for e, err := range entries {
-		if err != nil {
-			t.Fatal(err)
-		}
-		lines = append(lines, describeEntry(t, e, times))
-	}
-	return lines
-}
-
-func describeEntry(t testing.TB, e *layer.Entry, times bool) string {
-	t.Helper()
-	s := fmt.Sprintf("%c %s %o %d:%d", e.Type, e.Path, e.Mode, e.UID, e.GID)
-	if e.Type == layer.Whiteout {
-		s = fmt.Sprintf("%c %s", e.Type, e.Path)
-	}
-	if times && e.Type != layer.Directory && e.Type != layer.Whiteout {
-		s += " " + e.ModTime.UTC().Format(time.RFC3339Nano)
-	}
-	if e.Link != "" {
-		s += " -> " + e.Link
-	}
-	if e.Type == layer.Char || e.Type == layer.Block {
-		s += fmt.Sprintf(" %d,%d", e.DevMajor, e.DevMinor)
-	}
-	if e.Opaque {
-		s += " opaque"
-	}
-	for _, key := range sortedKeys(e.Xattrs) {
-		s += fmt.Sprintf(" %s=%q", key, e.Xattrs[key])
-	}
-	if e.Type == layer.Regular {
-		s += fmt.Sprintf(" %q", readAll(t, e))
-	}
-	return s
-}
-
-func sortedKeys(m map[string]string) []string {
-	var keys []string
-	for k := range m {
-		keys = append(keys, k)
-	}
-	sort.Strings(keys)
-	return keys
-}
-
-func readAll(t testing.TB, e *layer.Entry) string {
-	t.Helper()
-	r, err := openContent(e)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	data, err := io.ReadAll(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if int64(len(data)) != e.Size {
-		t.Fatalf("%s: read %d bytes, size is %d", e.Path, len(data), e.Size)
-	}
-	return string(data)
 }
 
 // dirView returns the view of one unpacked layer made as spec says.
