@@ -399,6 +399,18 @@ func TestInterop(t *testing.T) {
 		}
 		run(t, "skopeo", append(policy, "copy", "docker-archive:"+dockerTar+":app:v1", "dir:"+t.TempDir())...)
 	})
+	t.Run("podman load", func(t *testing.T) {
+		if os.Geteuid() != 0 {
+			t.Skip("podman's own storage needs root here")
+		}
+		base := t.TempDir()
+		args := []string{"--root", base + "/root", "--runroot", base + "/run", "--storage-driver", "vfs"}
+		for _, path := range []string{dockerTar, ociTar} {
+			if out := run(t, "podman", append(args, "load", "-i", path)...); !strings.Contains(out, "app:v1") {
+				t.Errorf("load %s: %s", filepath.Base(path), out)
+			}
+		}
+	})
 	t.Run("umoci", func(t *testing.T) {
 		single := filepath.Join(t.TempDir(), "layout")
 		if err := ExportDir(t.Context(), store, img, []string{"v1"}, single); err != nil {

@@ -112,12 +112,22 @@ func (c *Client) openBlob(ctx context.Context, s *session, desc ocispec.Descript
 	return r, nil
 }
 
-// connect requests the blob from the current offset on.
+// connect requests the blob from the current offset on, or, of a registry that
+// has no parts of blobs, from the start.
 func (r *blobReader) connect() error {
-	header := http.Header{}
-	if r.off > 0 {
-		header.Set("Range", fmt.Sprintf("bytes=%d-", r.off))
+	if r.off == 0 {
+		return r.request(http.Header{})
 	}
+	part := fmt.Sprintf("bytes=%d-%d", r.off, r.desc.Size-1)
+	err := r.request(http.Header{"Range": {part}})
+	if status(err) == http.StatusRequestedRangeNotSatisfiable {
+		err = r.request(http.Header{})
+	}
+	return err
+}
+
+// request opens a connection whose body continues the blob.
+func (r *blobReader) request(header http.Header) error {
 	ctx, w := newWatch(r.ctx, r.client.stallTimeout())
 	resp, err := r.session.do(ctx, http.MethodGet, "blobs/"+r.desc.Digest.String(), header)
 	if err == nil {
@@ -126,8 +136,9 @@ func (r *blobReader) connect() error {
 		}
 	}
 	if err != nil {
+		err = w.cause(err)
 		w.stop()
-		return foreign(r.desc, w.cause(err))
+		return foreign(r.desc, err)
 	}
 	r.body, r.watch = resp.Body, w
 	return nil
@@ -193,10 +204,10 @@ func (r *blobReader) broken(err error) error {
 	}
 	err = r.watch.cause(err)
 	r.disconnect()
+	if r.off == r.desc.Size && r.ctx.Err() == nil {
+		return r.verify() // whatever happened after the last byte
+	}
 	if err == io.EOF {
-		if r.off == r.desc.Size {
-			return r.verify()
-		}
 		err = io.ErrUnexpectedEOF
 	}
 	if r.off-r.mark >= resumeProgress {
