@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"bk.build/bk/builder"
+	"bk.build/bk/builder/source"
 	"bk.build/bk/dockerfile"
 )
 
@@ -77,8 +78,10 @@ type buildPlan struct {
 	ssh      map[string]builder.SSHAgent
 	insecure []string
 	jobs     int
-	// epoch bounds the times in the image; nil: it was not asked for.
-	epoch *time.Time
+	// epoch bounds the times in the image; nil: they stay as they are. It is
+	// only a default when the user did not ask for it: the Dockerfile wins.
+	epoch        *time.Time
+	epochDefault bool
 
 	progress          string
 	quiet             bool
@@ -205,8 +208,9 @@ func (f *buildFlags) planOutputs(_ *env, p *buildPlan) (err error) {
 }
 
 // planEpoch settles the build's time: --timestamp, else the build argument
-// SOURCE_DATE_EPOCH, else the variable of that name. The time is also given to
-// the Dockerfile, as that argument.
+// SOURCE_DATE_EPOCH, else the variable of that name; these times are also given
+// to the Dockerfile, as that argument. Else it is the time of the commit that
+// is checked out in the context.
 func (f *buildFlags) planEpoch(e *env, p *buildPlan) error {
 	const name = "SOURCE_DATE_EPOCH"
 	args := p.options.BuildArgs
@@ -223,6 +227,8 @@ func (f *buildFlags) planEpoch(e *env, p *buildPlan) error {
 	if n, err := strconv.ParseInt(args[name], 10, 64); err == nil {
 		t := time.Unix(n, 0).UTC()
 		p.epoch = &t
+	} else if args[name] == "" {
+		p.epoch, p.epochDefault = source.Epoch(p.options.Context), true
 	}
 	return nil
 }

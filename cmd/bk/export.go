@@ -105,8 +105,8 @@ type exporter struct {
 
 // export writes every output of the plan.
 func (x *exporter) export(ctx context.Context) error {
-	if x.plan.epoch == nil {
-		x.plan.epoch = x.res.Epoch()
+	if t := x.res.Epoch(); t != nil && (x.plan.epoch == nil || x.plan.epochDefault) {
+		x.plan.epoch = t // ARG SOURCE_DATE_EPOCH of the Dockerfile
 	}
 	for _, o := range x.plan.outputs {
 		if err := x.output(ctx, o); err != nil {
