@@ -2,17 +2,26 @@
 //
 // It is an OCI executor in Go over system calls: no external runtime, no
 // daemon. The parent side turns a runtime-spec [specs.Spec] and a root
-// described as overlay layers into a flat list of system calls; the child side
-// (package runner/child, which runs first in the re-executed binary)
-// makes the mounts inside the container's own mount namespace, starts the
-// command under its restrictions, reaps, forwards signals, and dies with its
-// parent. Nothing is left on the host when either of them is killed.
+// described as overlay layers into a flat plan; the child side (package
+// runner/child, which runs first in the re-executed binary) makes the mounts
+// inside the container's own mount namespace, starts the command under its
+// restrictions, reaps, forwards signals, and dies with its parent. Nothing is
+// left on the host when either of them is killed.
+//
+// What a spec asks for and this package doesn't know is an error, never
+// ignored, with two exceptions that don't weaken the container: annotations,
+// and Linux.CgroupsPath.
 package runner
 
 import (
 	"io"
+	"os"
+	"strconv"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"bk.build/bk/runner/emulate"
 )
 
 // Tree is a file tree described as overlayfs layers.
@@ -22,7 +31,11 @@ type Tree struct {
 	Lower []string
 	// Upper and Work are absolute paths of empty directories of one file
 	// system that take what the container writes. Without them the tree is
-	// read-only.
+	// read-only. Upper alone, without layers, is an ordinary directory that
+	// is mounted as it is.
+	//
+	// The container's writes are not synced to disk before Run returns, and
+	// overlayfs leaves marks in Work: a Work directory serves one Run.
 	Upper, Work string
 }
 
@@ -41,17 +54,40 @@ type Container struct {
 	// "ro". Mount points must exist in the tree below, or be made available by
 	// the caller in a layer of their own.
 	Trees map[string]Tree
+	// Emulator interprets the command when it's for a foreign platform and
+	// the host has no handler for it; nil: the command runs as it is.
+	Emulator *emulate.Emulator
 
 	Stdin          io.Reader // nil: empty
 	Stdout, Stderr io.Writer // nil: discarded
+
+	// Signals are sent to the command as they arrive; nil: none.
+	Signals <-chan os.Signal
+	// Grace is the time between SIGTERM to the command and SIGKILL to the
+	// container when the context ends; 0: SIGKILL at once.
+	Grace time.Duration
 }
 
 // Status is how the command ended.
 type Status struct {
-	// Code is the exit code; 128+N when signal N ended the command.
+	// Code is the exit code; 128+N when signal N ended the command; 127 when
+	// it was not found and 126 when it could not be executed.
 	Code int
 	// Signal is the number of the signal that ended the command, or 0.
 	Signal int
 	// OOM reports that the kernel's out-of-memory killer ended a process.
 	OOM bool
 }
+
+// ExecError reports that the command could not be executed.
+type ExecError struct {
+	Name string // as in Spec.Process.Args
+	Code int    // 127: not found; 126: found, and not executable
+	Err  error
+}
+
+func (e *ExecError) Error() string {
+	return "exec: " + strconv.Quote(e.Name) + ": " + e.Err.Error()
+}
+
+func (e *ExecError) Unwrap() error { return e.Err }

@@ -1,0 +1,42 @@
+package child
+
+import (
+	"syscall"
+	"unsafe"
+)
+
+// binfmtDir is where the step's private binfmt_misc is mounted and stays: the
+// registration lives as long as a mount of it.
+const binfmtDir = "/proc/sys/fs/binfmt_misc"
+
+// emulate prepares the step's user namespace. All other mounts were made
+// outside of it, with the rights of the host. The forked process waits until
+// its ids are mapped, mounts a binfmt_misc, which belongs to the namespace,
+// registers the emulator, which the kernel opens at once (flag F), and makes
+// the mount read-only.
+func (s *step) emulate(p *Plan, ready int) {
+	s.clone.flags |= syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS
+	kind, dir, root := cstr("binfmt_misc"), cstr(binfmtDir), cstr("")
+	register, line := cstr(binfmtDir+"/register"), cstr(p.Emulator)
+	here := atFDCWD
+	s.add("wait for the user namespace", syscall.SYS_READ, fd(ready), uintptr(unsafe.Pointer(&make([]byte, 1)[0])), 1)
+	s.add("mount binfmt_misc", syscall.SYS_MOUNT, ptr(kind), ptr(dir), ptr(kind),
+		syscall.MS_NOSUID|syscall.MS_NODEV|syscall.MS_NOEXEC, ptr(root))
+	s.add("open "+binfmtDir+"/register", syscall.SYS_OPENAT, fd(here), ptr(register),
+		syscall.O_WRONLY|syscall.O_CLOEXEC).keep = true
+	s.add("register the emulator", syscall.SYS_WRITE, 0, ptr(line), uintptr(len(p.Emulator))).kept = true
+	attr := &[4]uint64{attrReadonly}
+	s.add("make binfmt_misc read-only", sysMountSetattr, fd(here), ptr(dir), 0,
+		uintptr(unsafe.Pointer(attr)), unsafe.Sizeof(*attr))
+}
+
+// mapIdentity gives the process's user namespace the ids of ours.
+func mapIdentity(pid int) error {
+	dir := "/proc/" + itoa(pid)
+	for _, file := range []string{"/uid_map", "/gid_map"} {
+		if err := writeFile(dir+file, "0 0 4294967295"); err != nil {
+			return explain("write "+dir+file, err)
+		}
+	}
+	return nil
+}

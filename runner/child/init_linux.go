@@ -1,0 +1,260 @@
+package child
+
+import "syscall"
+
+// init takes over the process when the runner started it as PID 1 of a
+// container, and otherwise returns at once.
+func init() {
+	if _, ok := syscall.Getenv(Marker); ok {
+		syscall.Exit(run())
+	}
+}
+
+// exitRefused is the status when the container could not be started.
+const exitRefused = 125
+
+// run is PID 1: it returns the exit code.
+func run() int {
+	p, ok := readPlan()
+	if !ok {
+		syscall.Write(2, []byte(Marker+" is set, but descriptor 3 is not a runner; unset it\n"))
+		return exitRefused
+	}
+	pid, err := start(p)
+	if err != nil {
+		f, ok := err.(*failure)
+		if !ok {
+			f = &failure{"start the container", errnoOf(err)}
+		}
+		report(ReportFailure, uint32(f.errno), f.op)
+		return exitRefused
+	}
+	go forwardSignals(pid)
+	return reap(pid)
+}
+
+// readPlan reads the plan from the control socket.
+func readPlan() (*Plan, bool) {
+	var head [len(Magic) + 4]byte
+	if !readFull(head[:]) || string(head[:len(Magic)]) != Magic {
+		return nil, false
+	}
+	size := le32(head[len(Magic):])
+	if size > MaxPlan {
+		return nil, false
+	}
+	b := make([]byte, size)
+	p := new(Plan)
+	return p, readFull(b) && p.Decode(b)
+}
+
+func readFull(b []byte) bool {
+	for len(b) > 0 {
+		n, err := syscall.Read(ControlFD, b)
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != nil || n == 0 {
+			return false
+		}
+		b = b[n:]
+	}
+	return true
+}
+
+// start builds the container and forks the step.
+func start(p *Plan) (pid int, err error) {
+	syscall.Umask(0)
+	if err := closeInherited(p); err != nil {
+		return 0, err
+	}
+	if err := isolate(p); err != nil {
+		return 0, err
+	}
+	r, err := newRootfs(p)
+	if err != nil {
+		return 0, err
+	}
+	if err := r.mountAll(p); err != nil {
+		return 0, err
+	}
+	if err := setSysctls(p.Sysctls); err != nil {
+		return 0, err
+	}
+	if err := r.enter(); err != nil {
+		return 0, err
+	}
+	if err := r.changeDir(p.Process.Cwd); err != nil {
+		return 0, explain("enter the working directory "+p.Process.Cwd, err)
+	}
+	// From here on the step could look at this process; without
+	// CAP_SYS_PTRACE it can't (CVE-2019-5736).
+	if _, err := call(syscall.SYS_PRCTL, syscall.PR_SET_DUMPABLE, 0); err != nil {
+		return 0, explain("protect PID 1", err)
+	}
+	return launch(p)
+}
+
+// closeInherited closes what the runner's own parent left open.
+func closeInherited(p *Plan) error {
+	first := ControlFD + 1
+	if p.Emulator != "" {
+		first = EmulatorFD + 1
+	}
+	if _, err := call(sysCloseRange, fd(first), 1<<32-1, 0); err != nil {
+		return explain("close inherited descriptors", err)
+	}
+	_, err := call(sysCloseRange, ControlFD, fd(first-1), closeRangeCloexec)
+	return explain("protect descriptors", err)
+}
+
+// isolate sets up the namespaces that have something to set up.
+func isolate(p *Plan) error {
+	if p.OOMScoreAdj != "" {
+		if err := writeFile("/proc/self/oom_score_adj", p.OOMScoreAdj); err != nil {
+			return explain("set oom_score_adj to "+p.OOMScoreAdj, err)
+		}
+	}
+	if p.Loopback {
+		if err := loopbackUp(); err != nil {
+			return explain("bring up the loopback interface", err)
+		}
+	}
+	if p.Hostname != "" {
+		if err := syscall.Sethostname([]byte(p.Hostname)); err != nil {
+			return explain("set the host name", err)
+		}
+	}
+	if p.Domainname == "" {
+		return nil
+	}
+	return explain("set the domain name", syscall.Setdomainname([]byte(p.Domainname)))
+}
+
+// loopbackUp sets the up flag of interface lo.
+func loopbackUp() error {
+	s, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(s)
+	ifreq := make([]byte, 40) // struct ifreq: a name of 16 bytes, 16 bits of flags
+	copy(ifreq, "lo")
+	ifreq[16] = syscall.IFF_UP
+	_, err = call(syscall.SYS_IOCTL, fd(s), syscall.SIOCSIFFLAGS, ptr(&ifreq[0]))
+	return err
+}
+
+// changeDir enters a directory of the new root, making it when it is missing.
+func (r *rootfs) changeDir(dir string) error {
+	n, err := openat2(r.root, dir, oPath|syscall.O_DIRECTORY, resolveInRoot|resolveNoMagiclinks)
+	if err == syscall.ENOENT {
+		n, err = r.create(dir, true)
+	}
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(n)
+	return syscall.Fchdir(n)
+}
+
+// setSysctls writes through a proc of our own, which nothing can be mounted
+// over (CVE-2025-52881).
+func setSysctls(list []Sysctl) error {
+	if len(list) == 0 {
+		return nil
+	}
+	fs, err := fsopen("proc")
+	if err != nil {
+		return explain("fsopen proc", err)
+	}
+	defer syscall.Close(fs)
+	proc, err := newMount(fs, attrNosuid|attrNodev|attrNoexec)
+	if err != nil {
+		return explain("mount proc", err)
+	}
+	defer syscall.Close(proc)
+	for _, s := range list {
+		n, err := openat2(proc, "sys/"+s.Path, syscall.O_WRONLY,
+			resolveBeneath|resolveNoXdev|resolveNoSymlinks)
+		if err == nil {
+			_, err = syscall.Write(n, []byte(s.Value))
+			syscall.Close(n)
+		}
+		if err != nil {
+			return explain("set sysctl "+s.Path, err)
+		}
+	}
+	return nil
+}
+
+func writeFile(path, value string) error {
+	n, err := syscall.Open(path, syscall.O_WRONLY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(n)
+	_, err = syscall.Write(n, []byte(value))
+	return err
+}
+
+// forwardSignals delivers the runner's signals to the step, and ends the
+// container when the runner is gone.
+func forwardSignals(pid int) {
+	var b [1]byte
+	for readFull(b[:]) {
+		syscall.Kill(pid, syscall.Signal(b[0]))
+	}
+	syscall.Exit(128 + int(syscall.SIGKILL))
+}
+
+// reap waits for the step and collects orphans until then.
+func reap(pid int) int {
+	for {
+		var status syscall.WaitStatus
+		n, err := syscall.Wait4(-1, &status, 0, nil)
+		if err == syscall.EINTR || err == nil && n != pid {
+			continue
+		}
+		if err != nil {
+			report(ReportFailure, uint32(errnoOf(err)), "wait for the step")
+			return exitRefused
+		}
+		report(ReportExit, uint32(status), "")
+		if status.Signaled() {
+			return 128 + int(status.Signal())
+		}
+		return status.ExitStatus()
+	}
+}
+
+// frame encodes a report.
+func frame(kind byte, value uint32, text string) []byte {
+	b := make([]byte, 9, 9+len(text))
+	b[0] = kind
+	putLE32(b[1:], uint32(4+len(text)))
+	putLE32(b[5:], value)
+	return append(b, text...)
+}
+
+func report(kind byte, value uint32, text string) {
+	b := frame(kind, value, text)
+	for len(b) > 0 {
+		n, err := syscall.Write(ControlFD, b)
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != nil {
+			return
+		}
+		b = b[n:]
+	}
+}
+
+func le32(b []byte) uint32 {
+	return uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16 | uint32(b[3])<<24
+}
+
+func putLE32(b []byte, v uint32) {
+	b[0], b[1], b[2], b[3] = byte(v), byte(v>>8), byte(v>>16), byte(v>>24)
+}

@@ -1,0 +1,303 @@
+package child
+
+import (
+	"syscall"
+	"unsafe"
+)
+
+// The step is forked from PID 1 with a copy of its memory, and gives up its
+// rights itself before execve. Between the two only one thread of the Go
+// runtime exists, so the code there must not allocate, grow its stack or
+// block in the scheduler: it is a loop over system calls that were prepared
+// before the fork (type rawCall), marked nosplit.
+
+// rawCall is a prepared system call.
+type rawCall struct {
+	nr   uintptr
+	args [6]uintptr
+	// frame is the report of its failure, with room for the errno; nil: a
+	// failure doesn't matter.
+	frame []byte
+	keep  bool // the result is kept, for the first argument
+	kept  bool // of a call with this mark
+}
+
+// step is the prepared work of the forked process.
+type step struct {
+	clone  cloneArgs
+	calls  []rawCall
+	unmask uint64 // the empty signal mask
+	paths  []*byte
+	argv   []*byte
+	envv   []*byte
+	failed []byte // the frame of a failed execve
+}
+
+type cloneArgs struct {
+	flags, pidfd, childTID, parentTID, exitSignal, stack, stackSize, tls uint64
+}
+
+const (
+	cloneClearSighand = 1 << 32
+
+	prSetKeepcaps   = 8
+	prCapbsetDrop   = 24
+	prSetNoNewPrivs = 38
+	prCapAmbient    = 47
+	ambientRaise    = 2
+	ambientClearAll = 4
+
+	keyctlJoinSession = 1
+	seccompSetFilter  = 1
+)
+
+// launch forks the step and returns its pid.
+func launch(p *Plan) (int, error) {
+	s := prepare(p)
+	var sync [2]int
+	if p.Emulator != "" {
+		if err := syscall.Pipe2(sync[:], syscall.O_CLOEXEC); err != nil {
+			return 0, explain("make a pipe", err)
+		}
+		s.emulate(p, sync[0])
+	}
+	s.rights(p)
+	all, old := ^uint64(0), uint64(0)
+	sigmask(&all, &old)
+	pid, errno := s.fork()
+	sigmask(&old, nil)
+	if errno != 0 {
+		return 0, explain("fork the step", errno)
+	}
+	if p.Emulator != "" {
+		if err := mapIdentity(int(pid)); err != nil {
+			return 0, err
+		}
+		syscall.Write(sync[1], []byte{1})
+		syscall.Close(sync[0])
+		syscall.Close(sync[1])
+	}
+	return int(pid), nil
+}
+
+func sigmask(set, old *uint64) {
+	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, 2, uintptr(unsafe.Pointer(set)),
+		uintptr(unsafe.Pointer(old)), 8, 0, 0)
+}
+
+func prepare(p *Plan) *step {
+	s := &step{
+		paths:  cstrs(p.Process.Paths),
+		argv:   cstrs(p.Process.Argv),
+		envv:   cstrs(p.Process.Env),
+		failed: frame(ReportExec, 0, "\x00\x00\x00\x00"),
+	}
+	s.clone.exitSignal = uint64(syscall.SIGCHLD)
+	s.clone.flags = cloneClearSighand
+	return s
+}
+
+// cstrs returns a NULL-terminated array of C strings.
+func cstrs(list []string) []*byte {
+	v := make([]*byte, len(list)+1)
+	for i, s := range list {
+		v[i] = cstr(s)
+	}
+	return v
+}
+
+// add appends a call whose failure is reported with the given operation; an
+// empty one makes failures harmless.
+func (s *step) add(op string, nr uintptr, args ...uintptr) *rawCall {
+	c := rawCall{nr: nr}
+	copy(c.args[:], args)
+	if op != "" {
+		c.frame = frame(ReportFailure, 0, op)
+	}
+	s.calls = append(s.calls, c)
+	return &s.calls[len(s.calls)-1]
+}
+
+// rights prepares the calls that turn root into the step's user.
+func (s *step) rights(p *Plan) {
+	q := &p.Process
+	s.add("start a session", syscall.SYS_SETSID)
+	s.add("", syscall.SYS_KEYCTL, keyctlJoinSession, 0)
+	for i := range q.Rlimits {
+		r := &q.Rlimits[i]
+		s.add("set resource limit "+itoa(int(r.Resource)), syscall.SYS_PRLIMIT64, 0,
+			uintptr(r.Resource), uintptr(unsafe.Pointer(&r.Soft)), 0)
+	}
+	s.add("", syscall.SYS_UMASK, uintptr(q.Umask))
+	for c := uint64(0); c <= q.LastCap; c++ {
+		if q.Bounding>>c&1 == 0 {
+			s.add("drop a capability from the bounding set", syscall.SYS_PRCTL, prCapbsetDrop, uintptr(c))
+		}
+	}
+	s.user(q)
+	s.add("close descriptors", sysCloseRange, 3, 1<<32-1, closeRangeCloexec)
+	s.add("unblock signals", syscall.SYS_RT_SIGPROCMASK, 2, uintptr(unsafe.Pointer(&s.unmask)), 0, 8)
+	if q.NoNewPrivs {
+		s.add("set no_new_privs", syscall.SYS_PRCTL, prSetNoNewPrivs, 1)
+		s.capabilities(q)
+		s.filter(q)
+		return
+	}
+	// Without no_new_privs a filter needs CAP_SYS_ADMIN.
+	s.filter(q)
+	s.capabilities(q)
+}
+
+// user switches ids and keeps all capabilities for now.
+func (s *step) user(q *Process) {
+	var groups *uint32
+	if len(q.Groups) > 0 {
+		list := make([]uint32, len(q.Groups))
+		for i, g := range q.Groups {
+			list[i] = uint32(g)
+		}
+		groups = &list[0]
+	}
+	uid, gid := uintptr(q.UID), uintptr(q.GID)
+	s.add("keep capabilities", syscall.SYS_PRCTL, prSetKeepcaps, 1)
+	s.add("set supplementary groups", syscall.SYS_SETGROUPS, uintptr(len(q.Groups)), uintptr(unsafe.Pointer(groups)))
+	s.add("set the group to "+itoa(int(q.GID)), syscall.SYS_SETRESGID, gid, gid, gid)
+	s.add("set the user to "+itoa(int(q.UID)), syscall.SYS_SETRESUID, uid, uid, uid)
+	s.add("", syscall.SYS_PRCTL, prSetKeepcaps, 0)
+	if q.UID != 0 {
+		// The switch emptied the effective set.
+		all := permitted()
+		s.capset("raise capabilities", all, all, 0)
+	}
+	s.add("", syscall.SYS_PRCTL, prCapAmbient, ambientClearAll, 0, 0)
+}
+
+// capabilities sets what the step ends up with.
+func (s *step) capabilities(q *Process) {
+	s.capset("set capabilities", q.Effective, q.Permitted, q.Inheritable)
+	for c := uint64(0); c <= q.LastCap; c++ {
+		if q.Ambient>>c&1 != 0 {
+			s.add("raise an ambient capability", syscall.SYS_PRCTL, prCapAmbient, ambientRaise, uintptr(c), 0, 0)
+		}
+	}
+}
+
+// capHeader and capData are the kernel's structures, version 3.
+type capHeader struct{ version, pid uint32 }
+
+type capData [2]struct{ effective, permitted, inheritable uint32 }
+
+const capVersion3 = 0x20080522
+
+func (s *step) capset(op string, effective, permitted, inheritable uint64) {
+	data := new(capData)
+	for i := range data {
+		shift := 32 * i
+		data[i].effective = uint32(effective >> shift)
+		data[i].permitted = uint32(permitted >> shift)
+		data[i].inheritable = uint32(inheritable >> shift)
+	}
+	s.add(op, syscall.SYS_CAPSET, uintptr(unsafe.Pointer(&capHeader{version: capVersion3})),
+		uintptr(unsafe.Pointer(data)))
+}
+
+// permitted returns the capabilities that this process has.
+func permitted() uint64 {
+	var data capData
+	syscall.RawSyscall(syscall.SYS_CAPGET, uintptr(unsafe.Pointer(&capHeader{version: capVersion3})),
+		uintptr(unsafe.Pointer(&data)), 0)
+	return uint64(data[0].permitted) | uint64(data[1].permitted)<<32
+}
+
+// filter prepares the load of the seccomp program.
+func (s *step) filter(q *Process) {
+	if q.Filter == "" {
+		return
+	}
+	code := []byte(q.Filter)
+	prog := &struct {
+		length uint16
+		code   *byte
+	}{uint16(len(code) / 8), &code[0]}
+	s.add("load the seccomp filter", sysSeccomp, seccompSetFilter, uintptr(q.FilterFlags), uintptr(unsafe.Pointer(prog)))
+}
+
+// fork returns in the parent only.
+//
+//go:norace
+//go:nosplit
+func (s *step) fork() (uintptr, syscall.Errno) {
+	pid, _, errno := syscall.RawSyscall6(sysClone3, uintptr(unsafe.Pointer(&s.clone)), unsafe.Sizeof(s.clone), 0, 0, 0, 0)
+	if errno == syscall.ENOSYS || errno == syscall.EPERM {
+		flags := uintptr(s.clone.flags&^cloneClearSighand | s.clone.exitSignal)
+		pid, _, errno = syscall.RawSyscall6(syscall.SYS_CLONE, flags, 0, 0, 0, 0, 0)
+	}
+	if errno == 0 && pid == 0 {
+		s.becomeStep()
+	}
+	return pid, errno
+}
+
+// becomeStep is all that the forked process does; it does not return.
+//
+//go:norace
+//go:nosplit
+func (s *step) becomeStep() {
+	kept := uintptr(0)
+	for i := range s.calls {
+		c := &s.calls[i]
+		if c.kept {
+			c.args[0] = kept
+		}
+		r, _, errno := syscall.RawSyscall6(c.nr, c.args[0], c.args[1], c.args[2], c.args[3], c.args[4], c.args[5])
+		if errno != 0 && c.frame != nil {
+			fail(c.frame, errno)
+		}
+		if c.keep {
+			kept = r
+		}
+	}
+	s.exec()
+}
+
+// exec tries the paths as execvp(3) does.
+//
+//go:norace
+//go:nosplit
+func (s *step) exec() {
+	result := syscall.ENOENT
+	for _, path := range s.paths {
+		if path == nil {
+			break
+		}
+		_, _, errno := syscall.RawSyscall6(syscall.SYS_EXECVE, uintptr(unsafe.Pointer(path)),
+			uintptr(unsafe.Pointer(&s.argv[0])), uintptr(unsafe.Pointer(&s.envv[0])), 0, 0, 0)
+		switch errno {
+		case syscall.ENOENT:
+			at := atFDCWD
+			_, _, missing := syscall.RawSyscall6(syscall.SYS_FACCESSAT, uintptr(at), uintptr(unsafe.Pointer(path)), 0, 0, 0, 0)
+			if missing == 0 { // but not its interpreter
+				s.failed[9] = 1
+				fail(s.failed, errno)
+			}
+		case syscall.ENOTDIR:
+		case syscall.EACCES:
+			result = errno
+		default:
+			fail(s.failed, errno)
+		}
+	}
+	fail(s.failed, result)
+}
+
+// fail sends the frame and ends the process.
+//
+//go:norace
+//go:nosplit
+func fail(frame []byte, errno syscall.Errno) {
+	frame[5], frame[6] = byte(errno), byte(errno>>8)
+	syscall.RawSyscall6(syscall.SYS_WRITE, ControlFD, uintptr(unsafe.Pointer(&frame[0])), uintptr(len(frame)), 0, 0, 0)
+	for {
+		syscall.RawSyscall6(syscall.SYS_EXIT_GROUP, exitRefused, 0, 0, 0, 0, 0)
+	}
+}

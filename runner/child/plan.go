@@ -1,0 +1,169 @@
+// Package child is the runner's side inside of the container.
+//
+// The runner re-executes its own binary with [Marker] in the environment and a
+// stream socket as descriptor [ControlFD]. This package's init, which runs
+// before nearly every other package's because its path sorts first and it
+// imports next to nothing, then takes over the process and never returns:
+//
+//	runner                              child
+//	------                              -----
+//	clone into new namespaces      -->  PID 1, in init()
+//	write the encoded Plan         -->  read it
+//	                                    mount, pivot_root
+//	                                    fork: rights, seccomp, execve
+//	                               <--  ReportFailure (the container didn't start)
+//	write signal numbers, a byte each ->  kill(step)
+//	                                    reap orphans until the step ends
+//	                               <--  ReportExit (wait status)
+//	wait4                          <--  exit; the kernel kills what is left
+//
+// The end of the stream in either direction means that the other side died.
+//
+// The plan holds what the parent thought out: nothing here parses a
+// specification, reads configuration or decides. The package must stay free of
+// imports other than syscall and unsafe; a test says so.
+package child
+
+// Marker is the environment variable that makes a process a child. It is
+// removed together with the rest of the environment before the step starts.
+const Marker = "_BK_RUNNER_CHILD"
+
+// Descriptors that the child is born with, besides 0 to 2, which are the
+// step's.
+const (
+	ControlFD  = 3 // a stream socket to the runner
+	EmulatorFD = 4 // the emulator's executable, when Plan.Emulator is set
+)
+
+// Plan is all that the child does, in the order of the fields.
+type Plan struct {
+	OOMScoreAdj string // written to /proc/self/oom_score_adj unless empty
+	Loopback    bool   // brings up lo
+	Hostname    string
+	Domainname  string
+
+	Trees   []Overlay // mounted aside, for mounts of kind MountTree
+	Root    Overlay
+	Mounts  []Mount
+	Devices []Device // below /dev
+	Links   []Link   // below /dev
+	Masked  []string // absolute paths; those that don't exist are skipped
+	Frozen  []string // absolute paths made read-only; missing ones are skipped
+	Sysctls []Sysctl
+
+	RootReadonly bool
+
+	Emulator string // a binfmt_misc registration line, or empty
+	Process  Process
+}
+
+// Overlay is one tree of layers.
+type Overlay struct {
+	// Lower are absolute paths, the topmost first.
+	Lower []string
+	// Upper and Work are both set, or both empty for a read-only tree. With
+	// Upper alone the tree is that directory itself.
+	Upper, Work string
+	// Classic makes the mount by mount(2), as kernels before 6.8 need.
+	Classic bool
+}
+
+// Kinds of mounts.
+const (
+	MountFS   = 1 // a new file system of Type with Params
+	MountBind = 2 // Source on the host
+	MountTree = 3 // Source inside of Trees[Tree]
+)
+
+// Mount is one mount below the container's root.
+type Mount struct {
+	Kind   uint64
+	Type   string
+	Source string
+	Tree   uint64
+	// Dest is resolved inside of the root; it is created when it's missing.
+	Dest string
+	// Params are for fsconfig: "key=value", or "flag".
+	Params []string
+	// Set and Clear are MOUNT_ATTR bits of the mount itself, RecSet and
+	// RecClear of the mount and all mounts below it.
+	Set, Clear, RecSet, RecClear uint64
+	// Recursive binds what is mounted below Source too.
+	Recursive bool
+	// Propagation is an MS_ propagation type, with MS_REC or not; 0 leaves
+	// the mount private.
+	Propagation uint64
+	// Plain demands that no element of Dest is a symbolic link.
+	Plain bool
+	// Late sets MOUNT_ATTR_RDONLY only after the devices were made.
+	Late bool
+}
+
+// Device is a device node.
+type Device struct {
+	Path     string // absolute, below /dev
+	Mode     uint64 // with the type bits
+	Rdev     uint64 // as mknod(2) takes it
+	UID, GID uint64
+}
+
+// Link is a symbolic link.
+type Link struct {
+	Path   string // absolute, below /dev
+	Target string
+}
+
+// Sysctl is a file below /proc/sys and what is written to it.
+type Sysctl struct {
+	Path  string // relative to /proc/sys
+	Value string
+}
+
+// Process is the step.
+type Process struct {
+	// Paths are tried in order, as execvp(3) does; relative ones start at
+	// Cwd.
+	Paths     []string
+	Argv, Env []string
+	Cwd       string // absolute; made when it's missing
+
+	UID, GID uint64
+	Groups   []uint64
+	Umask    uint64
+	Rlimits  []Rlimit
+
+	// Capability sets, bit N for capability N.
+	Bounding, Permitted, Effective, Inheritable, Ambient uint64
+	LastCap                                              uint64
+
+	NoNewPrivs bool
+	// Filter is a seccomp program as an array of struct sock_filter in the
+	// machine's byte order, or empty; FilterFlags is for seccomp(2).
+	Filter      string
+	FilterFlags uint64
+}
+
+// Rlimit is one resource limit by the kernel's number.
+type Rlimit struct {
+	Resource, Soft, Hard uint64
+}
+
+// Kinds of reports from the child, each a frame of one kind byte, a 4-byte
+// little-endian length and the payload.
+const (
+	// ReportFailure: the container was not started. Payload: errno (4 bytes,
+	// little-endian) and what was done to what.
+	ReportFailure = 'e'
+	// ReportExec: execve failed. Payload: errno, and 4 bytes that are 1 when
+	// the file is there but what interprets it is not.
+	ReportExec = 'x'
+	// ReportExit: the step ended. Payload: wait status.
+	ReportExit = 's'
+)
+
+// Magic starts the stream from the runner; the length of the encoded plan (4
+// bytes, little-endian) and the plan follow.
+const Magic = "bkplan01"
+
+// MaxPlan is the largest encoded plan in bytes.
+const MaxPlan = 64 << 20

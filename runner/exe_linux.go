@@ -1,0 +1,71 @@
+package runner
+
+import (
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// lowestFD keeps the executable's descriptor out of the range that is filled
+// for the child before execve.
+const lowestFD = 16
+
+// ownExecutable opens this program so that nobody who gets hold of the child's
+// /proc/PID/exe can write to it (CVE-2019-5736): on a read-only mount of its
+// own, or else as a sealed copy in memory.
+func ownExecutable() (*os.File, error) {
+	n, err := readOnlyExecutable()
+	if err != nil {
+		n, err = sealedExecutable()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open this program's executable: %w", err)
+	}
+	defer unix.Close(n)
+	high, err := unix.FcntlInt(uintptr(n), unix.F_DUPFD_CLOEXEC, lowestFD)
+	if err != nil {
+		return nil, fmt.Errorf("duplicate a descriptor: %w", err)
+	}
+	return os.NewFile(uintptr(high), "executable"), nil
+}
+
+func readOnlyExecutable() (int, error) {
+	n, err := unix.OpenTree(unix.AT_FDCWD, "/proc/self/exe", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID}
+	if err := unix.MountSetattr(n, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		unix.Close(n)
+		return -1, err
+	}
+	return n, nil
+}
+
+// sealedExecutable copies the program; it takes milliseconds.
+func sealedExecutable() (int, error) {
+	exe, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return -1, err
+	}
+	defer exe.Close()
+	n, err := unix.MemfdCreate("bk", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
+	if err == unix.EINVAL { // before Linux 6.3
+		n, err = unix.MemfdCreate("bk", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	}
+	if err != nil {
+		return -1, err
+	}
+	copied := os.NewFile(uintptr(n), "executable")
+	defer copied.Close()
+	if _, err := io.Copy(copied, exe); err != nil {
+		return -1, err
+	}
+	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
+	if _, err := unix.FcntlInt(copied.Fd(), unix.F_ADD_SEALS, seals); err != nil {
+		return -1, err
+	}
+	return unix.FcntlInt(copied.Fd(), unix.F_DUPFD_CLOEXEC, lowestFD)
+}

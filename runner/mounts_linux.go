@@ -1,0 +1,188 @@
+package runner
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"bk.build/bk/runner/child"
+)
+
+// overlay checks a tree.
+func overlay(t Tree) (child.Overlay, error) {
+	o := child.Overlay{Lower: t.Lower, Upper: t.Upper, Work: t.Work}
+	for _, dir := range t.Lower {
+		if !path.IsAbs(dir) {
+			return o, fmt.Errorf("layer %q: path is not absolute", dir)
+		}
+	}
+	switch {
+	case len(t.Lower) == 0 && t.Upper == "":
+		return o, errors.New("tree has no layers")
+	case len(t.Lower) == 0 && t.Work != "":
+		o.Work = ""
+	case len(t.Lower) > 0 && (t.Upper == "") != (t.Work == ""):
+		return o, fmt.Errorf("tree has one of upper directory %q and work directory %q", t.Upper, t.Work)
+	}
+	return o, nil
+}
+
+// mounts plans the spec's mounts in their order.
+func (b *planner) mounts() error {
+	used := 0
+	for _, sm := range b.c.Spec.Mounts {
+		if !path.IsAbs(sm.Destination) || path.Clean(sm.Destination) == "/" || strings.ContainsRune(sm.Destination, 0) {
+			return fmt.Errorf("mount on %q: not an absolute path below the root", sm.Destination)
+		}
+		tree, ok := b.c.Trees[sm.Destination]
+		err := error(nil)
+		if ok {
+			used++
+			err = b.treeMount(sm, tree)
+		} else {
+			err = b.mount(sm)
+		}
+		if err != nil {
+			return fmt.Errorf("mount on %s: %w", sm.Destination, err)
+		}
+	}
+	if used < len(b.c.Trees) {
+		return fmt.Errorf("%d trees were given for %d of the mounts", len(b.c.Trees), used)
+	}
+	return nil
+}
+
+func (b *planner) treeMount(sm specs.Mount, tree Tree) error {
+	o, err := overlay(tree)
+	if err != nil {
+		return err
+	}
+	m := child.Mount{Kind: child.MountTree, Dest: path.Clean(sm.Destination), Tree: uint64(len(b.plan.Trees))}
+	if s := path.Clean("/" + sm.Source); s != "/" {
+		m.Source = s
+	}
+	if err := mountOptions(&m, sm.Options); err != nil {
+		return err
+	}
+	if o.Upper == "" {
+		m.Set, m.Clear = m.Set|unix.MOUNT_ATTR_RDONLY, m.Clear&^unix.MOUNT_ATTR_RDONLY
+	}
+	b.plan.Trees = append(b.plan.Trees, o)
+	b.plan.Mounts = append(b.plan.Mounts, m)
+	return nil
+}
+
+// mount plans a mount of a host path or a new file system.
+func (b *planner) mount(sm specs.Mount) error {
+	if len(sm.UIDMappings)+len(sm.GIDMappings) > 0 {
+		return errors.New("id-mapped mounts are not supported")
+	}
+	m := child.Mount{Kind: child.MountFS, Type: sm.Type, Source: sm.Source, Dest: path.Clean(sm.Destination)}
+	if isBind(sm) {
+		m.Kind = child.MountBind
+		if !path.IsAbs(sm.Source) {
+			return fmt.Errorf("source %q is not an absolute path", sm.Source)
+		}
+	} else if !knownFS(sm.Type) {
+		return fmt.Errorf("file system type %q is not supported", sm.Type)
+	}
+	if err := mountOptions(&m, sm.Options); err != nil {
+		return err
+	}
+	if m.Kind == child.MountFS && sm.Source != "" {
+		m.Params = append([]string{"source=" + sm.Source}, m.Params...)
+	}
+	m.Plain = sm.Type == "proc" || sm.Type == "sysfs"
+	if m.Dest == "/dev" {
+		b.ownDev = m.Kind == child.MountFS
+		b.foreignDev = !b.ownDev
+		m.Late = m.Set&unix.MOUNT_ATTR_RDONLY != 0
+	}
+	if strings.HasPrefix(sm.Type, "cgroup") {
+		return b.cgroupMount(m)
+	}
+	b.plan.Mounts = append(b.plan.Mounts, m)
+	return nil
+}
+
+func isBind(sm specs.Mount) bool {
+	if sm.Type == "bind" {
+		return true
+	}
+	for _, o := range sm.Options {
+		if o == "bind" || o == "rbind" {
+			return true
+		}
+	}
+	return false
+}
+
+// knownFS lists the file systems that a container can have anew: those that
+// carry nothing of the host.
+func knownFS(kind string) bool {
+	switch kind {
+	case "proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2":
+		return true
+	}
+	return false
+}
+
+// maxCgroups bounds /proc/self/cgroup.
+const maxCgroups = 64 << 10
+
+// cgroupMount plans what the spec calls "cgroup": the unified hierarchy, or
+// one mount per hierarchy of version 1 on a tmpfs.
+func (b *planner) cgroupMount(m child.Mount) error {
+	m.Params = nil // the source, and nothing else makes sense
+	m.Type = "cgroup2"
+	var fs unix.Statfs_t
+	if err := unix.Statfs("/sys/fs/cgroup", &fs); err != nil {
+		return fmt.Errorf("statfs /sys/fs/cgroup: %w", err)
+	}
+	if fs.Type == unix.CGROUP2_SUPER_MAGIC {
+		b.plan.Mounts = append(b.plan.Mounts, m)
+		return nil
+	}
+	f, err := os.Open("/proc/self/cgroup")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	top := m
+	top.Type, top.Set, top.RecSet = "tmpfs", m.Set&^unix.MOUNT_ATTR_RDONLY, 0
+	top.Params = []string{"source=cgroup", "mode=755", "size=64k"}
+	b.plan.Mounts = append(b.plan.Mounts, top)
+	lines := bufio.NewScanner(io.LimitReader(f, maxCgroups))
+	for lines.Scan() {
+		b.hierarchy(m, lines.Text())
+	}
+	if m.Set&unix.MOUNT_ATTR_RDONLY != 0 {
+		b.plan.Frozen = append(b.plan.Frozen, m.Dest)
+	}
+	return lines.Err()
+}
+
+// hierarchy plans the mount of one line of /proc/self/cgroup,
+// "number:controllers:path".
+func (b *planner) hierarchy(m child.Mount, line string) {
+	parts := strings.SplitN(line, ":", 3)
+	if len(parts) != 3 || parts[1] == "" {
+		return
+	}
+	name, isNamed := strings.CutPrefix(parts[1], "name=")
+	m.Type, m.Dest = "cgroup", m.Dest+"/"+name
+	m.Params = []string{"source=cgroup"}
+	if isNamed {
+		m.Params = append(m.Params, "none", "name="+name)
+	} else {
+		m.Params = append(m.Params, strings.Split(name, ",")...)
+	}
+	b.plan.Mounts = append(b.plan.Mounts, m)
+}

@@ -1,0 +1,245 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"bk.build/bk/runner/child"
+	"bk.build/bk/runner/seccomp"
+)
+
+// planner turns a container into what the child does.
+type planner struct {
+	c     *Container
+	plan  child.Plan
+	flags uintptr // CLONE_NEW* of the container
+	// ownDev and foreignDev tell whether the spec mounts a new file system
+	// on /dev, or something of the host's.
+	ownDev, foreignDev bool
+}
+
+// newPlan checks the container and plans it.
+func newPlan(c *Container) (*planner, error) {
+	b := &planner{c: c}
+	if c.Spec == nil || c.Spec.Process == nil || c.Spec.Linux == nil {
+		return nil, errors.New("spec lacks process or linux")
+	}
+	for _, step := range []func() error{b.unsupported, b.namespaces, b.root, b.mounts, b.paths, b.devices, b.process, b.emulator} {
+		if err := step(); err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
+}
+
+// unsupported refuses what would be silently missing in the container.
+func (b *planner) unsupported() error {
+	s := b.c.Spec
+	p, l := s.Process, s.Linux
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{
+		{"hooks", s.Hooks != nil},
+		{"process.terminal", p.Terminal},
+		{"process.apparmorProfile", p.ApparmorProfile != ""},
+		{"process.selinuxLabel", p.SelinuxLabel != ""},
+		{"process.scheduler", p.Scheduler != nil},
+		{"process.ioPriority", p.IOPriority != nil},
+		{"process.execCPUAffinity", p.ExecCPUAffinity != nil},
+		{"linux.uidMappings", len(l.UIDMappings)+len(l.GIDMappings) > 0},
+		{"linux.resources", limits(l.Resources)},
+		{"linux.mountLabel", l.MountLabel != ""},
+		{"linux.intelRdt", l.IntelRdt != nil},
+		{"linux.personality", l.Personality != nil},
+		{"linux.timeOffsets", len(l.TimeOffsets) > 0},
+		{"linux.netDevices", len(l.NetDevices) > 0},
+		{"linux.memoryPolicy", l.MemoryPolicy != nil},
+	} {
+		if f.set {
+			return fmt.Errorf("spec: %s is not supported", f.name)
+		}
+	}
+	return nil
+}
+
+// limits reports whether resources hold more than device rules; those repeat
+// what the absence of CAP_MKNOD and of device nodes grants.
+func limits(r *specs.LinuxResources) bool {
+	return r != nil && (r.Memory != nil || r.CPU != nil || r.Pids != nil || r.BlockIO != nil ||
+		len(r.HugepageLimits) > 0 || r.Network != nil || len(r.Rdma) > 0 || len(r.Unified) > 0)
+}
+
+// namespaces demands those that hold the container together; the network and
+// the cgroup namespace are the spec's choice.
+func (b *planner) namespaces() error {
+	known := map[specs.LinuxNamespaceType]uintptr{
+		specs.PIDNamespace:     unix.CLONE_NEWPID,
+		specs.MountNamespace:   unix.CLONE_NEWNS,
+		specs.IPCNamespace:     unix.CLONE_NEWIPC,
+		specs.UTSNamespace:     unix.CLONE_NEWUTS,
+		specs.NetworkNamespace: unix.CLONE_NEWNET,
+		specs.CgroupNamespace:  unix.CLONE_NEWCGROUP,
+	}
+	for _, ns := range b.c.Spec.Linux.Namespaces {
+		flag, ok := known[ns.Type]
+		if !ok || ns.Path != "" {
+			return fmt.Errorf("spec: namespace %q with path %q is not supported", ns.Type, ns.Path)
+		}
+		b.flags |= flag
+	}
+	const needed = unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
+	if b.flags&needed != needed {
+		return errors.New("spec: namespaces pid, mount, ipc and uts are needed")
+	}
+	b.plan.Loopback = b.flags&unix.CLONE_NEWNET != 0
+	b.plan.Hostname, b.plan.Domainname = b.c.Spec.Hostname, b.c.Spec.Domainname
+	return nil
+}
+
+func (b *planner) root() (err error) {
+	if b.plan.Root, err = overlay(b.c.Root); err != nil {
+		return fmt.Errorf("root: %w", err)
+	}
+	b.plan.RootReadonly = b.c.Spec.Root != nil && b.c.Spec.Root.Readonly
+	switch b.c.Spec.Linux.RootfsPropagation {
+	case "", "private", "rprivate", "slave", "rslave":
+		return nil
+	}
+	return fmt.Errorf("spec: rootfs propagation %q is not supported", b.c.Spec.Linux.RootfsPropagation)
+}
+
+// paths plans what is hidden and what is read-only, and sysctls.
+func (b *planner) paths() error {
+	l := b.c.Spec.Linux
+	for _, p := range slices.Concat(l.MaskedPaths, l.ReadonlyPaths) {
+		if !path.IsAbs(p) {
+			return fmt.Errorf("spec: masked or read-only path %q is not absolute", p)
+		}
+	}
+	b.plan.Masked = l.MaskedPaths
+	b.plan.Frozen = append(b.plan.Frozen, l.ReadonlyPaths...)
+	for key, value := range l.Sysctl {
+		if strings.Contains(key, "..") {
+			return fmt.Errorf("spec: sysctl %q", key)
+		}
+		file := strings.ReplaceAll(key, ".", "/")
+		if strings.Contains(key, "/") { // dots are then part of names
+			file = key
+		}
+		if !b.namespacedSysctl(file) {
+			return fmt.Errorf("spec: sysctl %q is not the container's own", key)
+		}
+		b.plan.Sysctls = append(b.plan.Sysctls, child.Sysctl{Path: file, Value: value})
+	}
+	slices.SortFunc(b.plan.Sysctls, func(x, y child.Sysctl) int { return strings.Compare(x.Path, y.Path) })
+	return nil
+}
+
+// namespacedSysctl reports whether the file below /proc/sys belongs to one of
+// the container's namespaces.
+func (b *planner) namespacedSysctl(file string) bool {
+	switch file {
+	case "kernel/msgmax", "kernel/msgmnb", "kernel/msgmni", "kernel/sem", "kernel/shmall",
+		"kernel/shmmax", "kernel/shmmni", "kernel/shm_rmid_forced":
+		return true
+	}
+	return strings.HasPrefix(file, "fs/mqueue/") ||
+		strings.HasPrefix(file, "net/") && b.flags&unix.CLONE_NEWNET != 0
+}
+
+// defaultDevices are those that a runtime has to supply.
+func defaultDevices() []child.Device {
+	node := func(path string, major, minor uint32) child.Device {
+		return child.Device{Path: path, Mode: unix.S_IFCHR | 0o666, Rdev: unix.Mkdev(major, minor)}
+	}
+	return []child.Device{
+		node("/dev/null", 1, 3), node("/dev/zero", 1, 5), node("/dev/full", 1, 7),
+		node("/dev/random", 1, 8), node("/dev/urandom", 1, 9), node("/dev/tty", 5, 0),
+	}
+}
+
+// devices plans /dev, unless the spec brings the host's own.
+func (b *planner) devices() error {
+	if b.foreignDev {
+		if len(b.c.Spec.Linux.Devices) > 0 {
+			return errors.New("spec: devices cannot be made in a /dev of the host")
+		}
+		return nil
+	}
+	b.plan.Devices = defaultDevices()
+	b.plan.Links = []child.Link{
+		{Path: "/dev/fd", Target: "/proc/self/fd"},
+		{Path: "/dev/stdin", Target: "/proc/self/fd/0"},
+		{Path: "/dev/stdout", Target: "/proc/self/fd/1"},
+		{Path: "/dev/stderr", Target: "/proc/self/fd/2"},
+		{Path: "/dev/core", Target: "/proc/kcore"},
+		{Path: "/dev/ptmx", Target: "pts/ptmx"},
+	}
+	for _, d := range b.c.Spec.Linux.Devices {
+		if err := b.device(d); err != nil {
+			return fmt.Errorf("spec: device %q: %w", d.Path, err)
+		}
+	}
+	return nil
+}
+
+func (b *planner) device(d specs.LinuxDevice) error {
+	if path.Clean(d.Path) != d.Path || !strings.HasPrefix(d.Path, "/dev/") {
+		return errors.New("path is not below /dev")
+	}
+	kinds := map[string]uint64{"c": unix.S_IFCHR, "u": unix.S_IFCHR, "b": unix.S_IFBLK, "p": unix.S_IFIFO}
+	kind, ok := kinds[d.Type]
+	if !ok {
+		return fmt.Errorf("type %q", d.Type)
+	}
+	n := child.Device{Path: d.Path, Mode: kind | 0o666, UID: uint64(value(d.UID)), GID: uint64(value(d.GID))}
+	if d.FileMode != nil {
+		n.Mode = kind | uint64(d.FileMode.Perm())
+	}
+	if d.Type != "p" {
+		n.Rdev = unix.Mkdev(uint32(d.Major), uint32(d.Minor))
+	}
+	b.plan.Devices = slices.DeleteFunc(b.plan.Devices, func(o child.Device) bool { return o.Path == n.Path })
+	b.plan.Devices = append(b.plan.Devices, n)
+	return nil
+}
+
+func value[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
+}
+
+// emulator plans the registration of an emulator.
+func (b *planner) emulator() error {
+	if b.c.Emulator == nil {
+		return nil
+	}
+	if !slices.ContainsFunc(b.plan.Mounts, func(m child.Mount) bool { return m.Type == "proc" && m.Dest == "/proc" }) {
+		return errors.New("spec: an emulator needs proc mounted on /proc")
+	}
+	b.plan.Emulator = b.c.Emulator.Registration
+	return nil
+}
+
+// filter compiles the spec's seccomp profile.
+func (b *planner) filter() error {
+	profile := b.c.Spec.Linux.Seccomp
+	if profile == nil {
+		return nil
+	}
+	prog, err := seccomp.Compile(profile)
+	if err != nil {
+		return fmt.Errorf("spec: %w", err)
+	}
+	b.plan.Process.Filter, b.plan.Process.FilterFlags = string(prog.Code), prog.Flags
+	return nil
+}

@@ -1,0 +1,296 @@
+package runner
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"bk.build/bk/runner/child"
+)
+
+// Run starts the container, waits until its command ends, and returns how. It
+// needs root in this version.
+//
+// A command that can't be executed is an *ExecError together with its code in
+// Status. When the context ends first the whole container is killed and the
+// context's cause is returned. When Run returns no process and no mount of the
+// container is left, and its output has been written.
+func Run(ctx context.Context, c Container) (Status, error) {
+	status, err := run(ctx, &c)
+	if err != nil && c.ID != "" && !errors.As(err, new(*ExecError)) {
+		err = fmt.Errorf("container %s: %w", c.ID, err)
+	}
+	return status, err
+}
+
+func run(ctx context.Context, c *Container) (Status, error) {
+	if err := context.Cause(ctx); err != nil {
+		return Status{}, err
+	}
+	plan, err := newPlan(c)
+	if err != nil {
+		return Status{}, err
+	}
+	streams, err := openStreams(c)
+	if err != nil {
+		return Status{}, err
+	}
+	p := &process{plan: plan, grace: c.Grace, signals: c.Signals, sent: make(chan struct{})}
+	status, err := p.run(ctx, streams)
+	if errStream := streams.wait(); err == nil && errStream != nil {
+		err = fmt.Errorf("copy the container's output: %w", errStream)
+	}
+	return status, err
+}
+
+// process is one run of the child.
+type process struct {
+	plan    *planner
+	grace   time.Duration
+	signals <-chan os.Signal
+
+	control *os.File
+	sent    chan struct{} // closed when the plan is on its way
+	os      *os.Process
+	reports reports
+}
+
+// reports is what the child said.
+type reports struct {
+	err  error
+	exit *syscall.WaitStatus
+}
+
+// run starts the child and waits for its end.
+func (p *process) run(ctx context.Context, s *streams) (Status, error) {
+	// The kernel kills the child when the thread that started it ends; this
+	// thread waits for it anyway.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	err := p.start(s)
+	s.started()
+	if err != nil {
+		return Status{}, err
+	}
+	defer p.control.Close()
+	heard := make(chan struct{})
+	go func() {
+		defer close(heard)
+		p.converse()
+	}()
+	done := make(chan struct{})
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		p.watch(ctx, done)
+	}()
+	state, err := p.os.Wait()
+	close(done)
+	<-watched
+	<-heard
+	if err != nil {
+		return Status{}, fmt.Errorf("wait for the container: %w", err)
+	}
+	return p.outcome(ctx, state)
+}
+
+// start re-executes this program as the container's PID 1.
+func (p *process) start(s *streams) error {
+	exe, err := ownExecutable()
+	if err != nil {
+		return err
+	}
+	defer exe.Close()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("socketpair: %w", err)
+	}
+	theirs := os.NewFile(uintptr(pair[1]), "control")
+	defer theirs.Close()
+	if err := unix.SetNonblock(pair[0], true); err != nil {
+		unix.Close(pair[0])
+		return err
+	}
+	p.control = os.NewFile(uintptr(pair[0]), "control")
+	files := []*os.File{s.stdin, s.stdout, s.stderr, theirs}
+	if emulator := p.plan.c.Emulator; emulator != nil {
+		f, err := os.Open(emulator.Path)
+		if err != nil {
+			p.control.Close()
+			return fmt.Errorf("open the emulator: %w", err)
+		}
+		defer f.Close()
+		files = append(files, f)
+	}
+	p.os, err = os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", exe.Fd()), []string{"bk-child"}, &os.ProcAttr{
+		Env:   childEnvironment(),
+		Files: files,
+		Sys:   &syscall.SysProcAttr{Cloneflags: p.plan.flags, Pdeathsig: syscall.SIGKILL},
+	})
+	if err != nil {
+		p.control.Close()
+		return fmt.Errorf("start a process in new namespaces: %w", cause(err))
+	}
+	return nil
+}
+
+// cause strips the name of a descriptor that means nothing to a user.
+func cause(err error) error {
+	if e := new(os.PathError); errors.As(err, &e) {
+		return e.Err
+	}
+	return err
+}
+
+// childEnvironment keeps the Go runtime of the child small: it lives for one
+// step, allocates little and has nothing to run in parallel.
+func childEnvironment() []string {
+	return []string{
+		child.Marker + "=1",
+		"GOGC=off",
+		"GOMAXPROCS=2",
+		"GODEBUG=containermaxprocs=0,updatemaxprocs=0",
+	}
+}
+
+// converse sends the plan and listens to the child until it ends.
+func (p *process) converse() {
+	body := p.plan.plan.Encode()
+	message := append([]byte(child.Magic), 0, 0, 0, 0)
+	binary.LittleEndian.PutUint32(message[len(child.Magic):], uint32(len(body)))
+	// A failed write means a dead child; its status tells.
+	if _, err := p.control.Write(append(message, body...)); err != nil {
+		p.reports.err = fmt.Errorf("send the plan: %w", err)
+	}
+	close(p.sent)
+	for p.listen() {
+	}
+}
+
+// maxReport bounds a report of the child in bytes.
+const maxReport = 64 << 10
+
+// listen takes one report; it returns false at the end of the stream.
+func (p *process) listen() bool {
+	var head [9]byte
+	if _, err := io.ReadFull(p.control, head[:]); err != nil {
+		return false
+	}
+	size := binary.LittleEndian.Uint32(head[1:5])
+	if size < 4 || size > maxReport {
+		p.reports.err = fmt.Errorf("child sent a report of %d bytes", size)
+		return false
+	}
+	text := make([]byte, size-4)
+	if _, err := io.ReadFull(p.control, text); err != nil {
+		return false
+	}
+	p.reports.take(p.plan.c, head[0], binary.LittleEndian.Uint32(head[5:]), text)
+	return true
+}
+
+func (r *reports) take(c *Container, kind byte, value uint32, text []byte) {
+	switch kind {
+	case child.ReportFailure:
+		r.err = fmt.Errorf("%s: %w", text, syscall.Errno(value))
+	case child.ReportExec:
+		r.err = execError(c, syscall.Errno(value), len(text) > 0 && text[0] == 1)
+	case child.ReportExit:
+		status := syscall.WaitStatus(value)
+		r.exit = &status
+	}
+}
+
+// execError words a failed execve as other runtimes do.
+func execError(c *Container, errno syscall.Errno, present bool) error {
+	e := &ExecError{Name: c.Spec.Process.Args[0], Code: 126, Err: errno}
+	switch {
+	case present:
+		e.Err = fmt.Errorf("%w: the file is there, but not the interpreter that it names (its #! line, or the loader of a dynamic executable)", errno)
+	case errno == syscall.ENOENT && !strings.Contains(e.Name, "/"):
+		e.Code, e.Err = 127, errNotInPath
+	case errno == syscall.ENOENT:
+		e.Code = 127
+	case errno == syscall.ENOEXEC:
+		e.Err = fmt.Errorf("%w: it is neither for this platform nor a script with a #! line", errno)
+	}
+	return e
+}
+
+var errNotInPath error = notInPath{}
+
+// notInPath has the text that other runtimes print.
+type notInPath struct{}
+
+func (notInPath) Error() string        { return "executable file not found in $PATH" }
+func (notInPath) Is(target error) bool { return target == os.ErrNotExist }
+
+// watch passes signals on and ends the container with the context.
+func (p *process) watch(ctx context.Context, done <-chan struct{}) {
+	select {
+	case <-p.sent: // signals go behind the plan
+	case <-ctx.Done():
+		p.os.Kill()
+	case <-done:
+	}
+	signals, end := p.signals, ctx.Done()
+	var kill <-chan time.Time
+	for {
+		select {
+		case <-done:
+			return
+		case s, ok := <-signals:
+			if !ok {
+				signals = nil
+			} else if n, ok := s.(syscall.Signal); ok {
+				p.signal(n)
+			}
+		case <-end:
+			end = nil
+			if p.grace > 0 {
+				p.signal(syscall.SIGTERM)
+			}
+			timer := time.NewTimer(p.grace)
+			defer timer.Stop()
+			kill = timer.C
+		case <-kill:
+			p.os.Kill() // the process may be gone already
+		}
+	}
+}
+
+// signal sends a signal to the command; a dead child doesn't mind.
+func (p *process) signal(n syscall.Signal) {
+	p.control.Write([]byte{byte(n)})
+}
+
+// outcome puts together what the child said and how it ended.
+func (p *process) outcome(ctx context.Context, state *os.ProcessState) (Status, error) {
+	if err := context.Cause(ctx); err != nil && !state.Exited() {
+		return Status{Code: 128 + int(syscall.SIGKILL), Signal: int(syscall.SIGKILL)}, err
+	}
+	if e := new(ExecError); errors.As(p.reports.err, &e) {
+		return Status{Code: e.Code}, e
+	}
+	if p.reports.err != nil {
+		return Status{}, p.reports.err
+	}
+	exit := p.reports.exit
+	if exit == nil {
+		return Status{}, fmt.Errorf("its first process ended unexpectedly: %s", state)
+	}
+	status := Status{Code: exit.ExitStatus()}
+	if exit.Signaled() {
+		status = Status{Code: 128 + int(exit.Signal()), Signal: int(exit.Signal())}
+	}
+	return status, context.Cause(ctx)
+}
