@@ -40,7 +40,7 @@ store, under its tags.`,
 	}
 	f.register(cmd.Flags(), e)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		plan, err := f.plan(e, args[0])
+		plan, err := f.plan(cmd.Context(), e, args[0])
 		if err != nil {
 			return usage(cmd, err)
 		}

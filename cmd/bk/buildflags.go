@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -89,7 +90,7 @@ type buildPlan struct {
 }
 
 // plan parses every value. What comes out needs no more parsing.
-func (f *buildFlags) plan(e *env, contextDir string) (*buildPlan, error) {
+func (f *buildFlags) plan(ctx context.Context, e *env, contextDir string) (*buildPlan, error) {
 	p := &buildPlan{
 		progress: f.progress, quiet: f.quiet, iidFile: f.iidFile, metadata: f.metadata,
 		jobs: f.jobs, insecure: f.insecure,
@@ -100,14 +101,14 @@ func (f *buildFlags) plan(e *env, contextDir string) (*buildPlan, error) {
 		AddHosts: f.addHosts, Network: f.network, Ulimits: f.ulimits,
 	}
 	steps := []func(*env, *buildPlan) error{
-		f.planDisplay, f.planValues, f.planLimits, f.planOutputs, f.planEpoch, f.planFile,
+		f.planDisplay, f.planValues, f.planLimits, f.planOutputs, f.planEpoch,
 	}
 	for _, step := range steps {
 		if err := step(e, p); err != nil {
 			return nil, err
 		}
 	}
-	return p, nil
+	return p, f.planFile(ctx, e, p)
 }
 
 // planDisplay settles what is printed, and what is asked of the Dockerfile.
@@ -132,14 +133,28 @@ func (f *buildFlags) planDisplay(_ *env, p *buildPlan) (err error) {
 	return err
 }
 
-// planFile reads a Dockerfile from standard input.
-func (f *buildFlags) planFile(e *env, p *buildPlan) (err error) {
+// planFile reads a Dockerfile from standard input, until the context ends.
+func (f *buildFlags) planFile(ctx context.Context, e *env, p *buildPlan) error {
 	if f.file != "-" {
 		p.options.File = f.file
 		return nil
 	}
-	p.options.Text, err = dockerfile.ReadText(e.stdin)
-	return err
+	type input struct {
+		text []byte
+		err  error
+	}
+	read := make(chan input, 1)
+	go func() {
+		text, err := dockerfile.ReadText(e.stdin)
+		read <- input{text, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case in := <-read:
+		p.options.Text = in.text
+		return in.err
+	}
 }
 
 // planValues parses what goes to the Dockerfile.

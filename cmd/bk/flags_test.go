@@ -32,7 +32,7 @@ func parsePlan(t *testing.T, e *env, args ...string) (*buildPlan, error) {
 	if err := set.Parse(args); err != nil {
 		t.Fatal(err)
 	}
-	return f.plan(e, "ctx")
+	return f.plan(t.Context(), e, "ctx")
 }
 
 // Flags become options of the Dockerfile frontend; none are lost on the way.
