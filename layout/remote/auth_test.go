@@ -1,7 +1,10 @@
 package remote
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -205,8 +208,11 @@ func TestGuard(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		g := c.guard(reg)
-		g.inner = okTransport{}
+		g, err := c.guard(reg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.own, g.others = okTransport{}, okTransport{}
 		req, err := http.NewRequest(http.MethodGet, tt.url, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -253,10 +259,10 @@ func FuzzParseLegacyIPv4(f *testing.F) {
 func TestInsecure(t *testing.T) {
 	f := newRegistry(t)
 	img := f.putImage(t, "v1", "amd64")
-	tls := httptest.NewTLSServer(f.Config.Handler)
-	tls.Config.ErrorLog = f.Config.ErrorLog
-	defer tls.Close()
-	host := strings.TrimPrefix(tls.URL, "https://")
+	server := httptest.NewTLSServer(f.Config.Handler)
+	server.Config.ErrorLog = f.Config.ErrorLog
+	defer server.Close()
+	host := strings.TrimPrefix(server.URL, "https://")
 	if _, err := newClient(nil).Resolve(t.Context(), host+"/app:v1", nil); err == nil || !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("Resolve: %v", err)
 	}
@@ -264,6 +270,73 @@ func TestInsecure(t *testing.T) {
 	c.Insecure = []string{host}
 	if r, err := c.Resolve(t.Context(), host+"/app:v1", nil); err != nil || r.Descriptor.Digest != img.Digest {
 		t.Errorf("Resolve when listed = %+v, %v", r, err)
+	}
+}
+
+// writePEM writes a file of one PEM block.
+func writePEM(t *testing.T, path, kind string, der []byte) {
+	t.Helper()
+	b := pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, b, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A registry's own authority is trusted for it, its client certificate is shown
+// to it, and to no other host.
+func TestCertDirs(t *testing.T) {
+	f := newRegistry(t)
+	img := f.putImage(t, "v1", "amd64")
+	blob := f.put(t, ocispec.MediaTypeImageLayer, []byte("0123456789"))
+	shown := map[string]int{}
+	storage := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		shown["storage"] += len(r.TLS.PeerCertificates)
+		io.WriteString(w, "0123456789")
+	}))
+	storage.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
+	storage.Config.ErrorLog = f.Config.ErrorLog
+	storage.StartTLS()
+	defer storage.Close()
+	reg := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		shown["registry"] += len(r.TLS.PeerCertificates)
+		if strings.Contains(r.URL.Path, "/blobs/") {
+			http.Redirect(w, r, storage.URL, http.StatusFound)
+			return
+		}
+		f.Config.Handler.ServeHTTP(w, r)
+	}))
+	reg.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
+	reg.Config.ErrorLog = f.Config.ErrorLog
+	reg.StartTLS()
+	defer reg.Close()
+
+	host := strings.TrimPrefix(reg.URL, "https://")
+	dir := t.TempDir()
+	key, err := x509.MarshalPKCS8PrivateKey(reg.TLS.Certificates[0].PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writePEM(t, filepath.Join(dir, host, "ca.crt"), "CERTIFICATE", reg.Certificate().Raw)
+	writePEM(t, filepath.Join(dir, host, "client.cert"), "CERTIFICATE", reg.Certificate().Raw)
+	writePEM(t, filepath.Join(dir, host, "client.key"), "PRIVATE KEY", key)
+	c := newClient(nil)
+	c.CertDirs = []string{dir, filepath.Join(dir, "missing")}
+	if r, err := c.Resolve(t.Context(), host+"/app:v1", nil); err != nil || r.Descriptor.Digest != img.Digest || shown["registry"] == 0 {
+		t.Errorf("Resolve = %+v, %v; %d certificates shown", r, err, shown["registry"])
+	}
+	// The storage has the same self-signed certificate, which is not trusted there.
+	if _, err := readBlob(t, c, host+"/app", blob); err == nil || !strings.Contains(err.Error(), "certificate") || shown["storage"] != 0 {
+		t.Errorf("Blob from untrusted storage: %v; %d certificates shown", err, shown["storage"])
+	}
+	c.pools[""].TLSClientConfig.InsecureSkipVerify = true
+	if b, err := readBlob(t, c, host+"/app", blob); err != nil || string(b) != "0123456789" || shown["storage"] != 0 {
+		t.Errorf("Blob = %q, %v; %d certificates shown to the storage", b, err, shown["storage"])
+	}
+	writePEM(t, filepath.Join(dir, host, "ca.crt"), "NOTHING", nil)
+	c = newClient(nil)
+	c.CertDirs = []string{dir}
+	if _, err := c.Resolve(t.Context(), host+"/app:v1", nil); err == nil || !strings.Contains(err.Error(), "ca.crt has no certificate") {
+		t.Errorf("Resolve with a bad certificate file: %v", err)
 	}
 }
 

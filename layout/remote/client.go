@@ -26,6 +26,11 @@ type Client struct {
 	// name them) that may be spoken to in plain HTTP, or with a certificate
 	// that nobody vouches for.
 	Insecure []string
+	// CertDirs are directories with a subdirectory HOST or HOST:PORT for each
+	// registry that has certificates of its own, as Docker has them: *.crt are
+	// authorities to trust, *.cert with *.key are shown to the registry. nil:
+	// /etc/docker/certs.d and /etc/containers/certs.d.
+	CertDirs []string
 	// Keychain gives credentials; nil: the configuration of Docker or Podman.
 	Keychain authn.Keychain
 	// Attempts is how often a request is sent before a temporary failure is
@@ -37,7 +42,7 @@ type Client struct {
 	wait     func(context.Context, time.Duration) error // nil: sleep; tests replace it
 	mu       sync.Mutex
 	sessions map[string]*session
-	pools    map[bool]*http.Transport // by whether certificates go unverified
+	pools    map[string]*http.Transport // by registry; "" for all other hosts
 }
 
 // A session is an authenticated connection to one repository.
@@ -97,7 +102,10 @@ func (c *Client) authenticate(ctx context.Context, s *session) error {
 	if s.auth == nil {
 		s.auth, s.keyErr = c.credentials(ctx, s.repo)
 	}
-	g := c.guard(s.repo.Registry)
+	g, err := c.guard(s.repo.Registry)
+	if err != nil {
+		return err
+	}
 	inner := &retrier{inner: g, attempts: c.attempts(), wait: c.sleep}
 	rt, err := transport.NewWithContext(ctx, s.repo.Registry, s.auth, inner, []string{s.repo.Scope(transport.PullScope)})
 	if err != nil {
@@ -168,27 +176,40 @@ func (c *Client) sleep(ctx context.Context, d time.Duration) error {
 }
 
 // guard makes the innermost stage for a registry.
-func (c *Client) guard(reg name.Registry) *guard {
-	insecure := slices.Contains(c.Insecure, reg.Name())
-	return &guard{
-		inner: c.pool(insecure),
-		local: isLoopback(hostname(reg.Name())),
-		plain: insecure || isLoopback(hostname(reg.Name())),
-		own:   hostname(reg.Name()),
+func (c *Client) guard(reg name.Registry) (*guard, error) {
+	own, err := c.pool(reg.Name())
+	if err != nil {
+		return nil, err
 	}
+	others, err := c.pool("")
+	if err != nil {
+		return nil, err
+	}
+	local := isLoopback(hostname(reg.Name()))
+	return &guard{
+		own:      own,
+		others:   others,
+		registry: reg.Name(),
+		local:    local,
+		plain:    local || slices.Contains(c.Insecure, reg.Name()),
+	}, nil
 }
 
-// pool returns the connections, with or without verified certificates.
-func (c *Client) pool(insecure bool) *http.Transport {
+// pool returns the connections to a registry; "": to other hosts.
+func (c *Client) pool(registry string) (*http.Transport, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.pools == nil {
-		c.pools = map[bool]*http.Transport{}
+		c.pools = map[string]*http.Transport{}
 	}
-	if c.pools[insecure] == nil {
-		c.pools[insecure] = newTransport(insecure, c.stallTimeout())
+	if c.pools[registry] == nil {
+		conf, err := c.tlsConfig(registry)
+		if err != nil {
+			return nil, err
+		}
+		c.pools[registry] = newTransport(conf, c.stallTimeout())
 	}
-	return c.pools[insecure]
+	return c.pools[registry], nil
 }
 
 // Close closes idle connections.

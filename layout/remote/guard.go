@@ -21,24 +21,29 @@ var errRefused = errors.New("refused")
 // guard is the last stage before the network. It sees every request: those of
 // the client, those to token servers, and those that redirects lead to.
 type guard struct {
-	inner http.RoundTripper
-	own   string // the registry's host
-	plain bool   // plain HTTP is allowed
-	local bool   // the registry is on this machine, and so may be others
+	registry string            // "host" or "host:port"
+	own      http.RoundTripper // to the registry, with its certificates
+	others   http.RoundTripper
+	plain    bool // plain HTTP is allowed
+	local    bool // the registry is on this machine, and so may be others
 }
 
 // RoundTrip refuses a request in plain text where that is not allowed (an
 // http:// redirect would show a token's content to the network), and one to an
 // address of this machine or link (a redirect to a cloud's metadata service).
+// Only the registry itself is spoken to with its certificates.
 func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	host := req.URL.Hostname()
 	if req.URL.Scheme != "https" && !(req.URL.Scheme == "http" && g.plain) {
 		return nil, fmt.Errorf("%w: %s:// to %s, which is not listed as insecure", errRefused, req.URL.Scheme, req.URL.Host)
 	}
-	if host != g.own && !g.local && (isLoopback(host) || isLinkLocal(host)) {
-		return nil, fmt.Errorf("%w: %s leads to the internal address %s", errRefused, g.own, req.URL.Host)
+	if host != hostname(g.registry) && !g.local && (isLoopback(host) || isLinkLocal(host)) {
+		return nil, fmt.Errorf("%w: %s leads to the internal address %s", errRefused, g.registry, req.URL.Host)
 	}
-	return g.inner.RoundTrip(req)
+	if req.URL.Host == g.registry || req.URL.Host == g.registry+":443" {
+		return g.own.RoundTrip(req)
+	}
+	return g.others.RoundTrip(req)
 }
 
 // limitRedirects bounds a chain of redirects. The client's transport gives
@@ -85,7 +90,7 @@ func parseAddr(host string) (netip.Addr, bool) {
 }
 
 // newTransport makes a pool of connections.
-func newTransport(insecure bool, silence time.Duration) *http.Transport {
+func newTransport(conf *tls.Config, silence time.Duration) *http.Transport {
 	dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
 	named := *dialer
 	named.ControlContext = refuseLinkLocal
@@ -97,7 +102,7 @@ func newTransport(insecure bool, silence time.Duration) *http.Transport {
 			}
 			return named.DialContext(ctx, network, addr)
 		},
-		TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: insecure},
+		TLSClientConfig:       conf,
 		ForceAttemptHTTP2:     true,
 		MaxIdleConns:          64,
 		MaxIdleConnsPerHost:   16,
