@@ -73,6 +73,8 @@ type dirState struct {
 	entry   *Entry // nil: implied
 	opaque  bool
 	implied bool
+	kept    bool   // it existed and is not named: it gets its old mode
+	old     uint32 // mode
 }
 
 func newApplier(dir string, opts ApplyOptions) (*applier, error) {
@@ -141,6 +143,9 @@ func (a *applier) apply(e *Entry) error {
 	if err != nil {
 		return err
 	}
+	if err := a.unlock(fd, dir); err != nil {
+		return err
+	}
 	t := target{fd: fd, name: path.Base(e.Path)}
 	t.path = join(dir, t.name)
 	if e.Type == Whiteout {
@@ -169,11 +174,11 @@ func (a *applier) root(e *Entry) error {
 	if err != nil {
 		return err
 	}
-	if e.Type == Directory {
+	if e.Type == Directory && !a.opts.Export {
 		a.named(dir, e)
-		if !e.Opaque {
-			return nil
-		}
+	}
+	if !e.Opaque {
+		return nil
 	}
 	return a.hideBelow(dir)
 }
@@ -185,7 +190,24 @@ func (a *applier) named(p string, e *Entry) {
 		s = new(dirState)
 		a.dirs[p] = s
 	}
-	s.entry, s.implied = e, false
+	s.entry, s.implied, s.kept = e, false, false
+}
+
+// unlock lets the owner write to an existing directory until the end, for a
+// user whom permissions bind.
+func (a *applier) unlock(fd int, p string) error {
+	if !a.opts.Merged || a.uid == 0 || a.dirs[p] != nil {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	a.dirs[p] = &dirState{old: st.Mode & 0o7777, kept: true}
+	if st.Mode&0o700 == 0o700 {
+		return nil
+	}
+	return unix.Fchmod(fd, st.Mode&0o7777|0o700)
 }
 
 // write makes the file of e.
@@ -219,51 +241,38 @@ func (a *applier) create(t target, mk func() error) error {
 }
 
 func (a *applier) directory(e *Entry, t target) error {
-	made := true
 	err := unix.Mkdirat(t.fd, t.name, 0o700)
 	if err == unix.EEXIST {
-		made, err = a.existing(t)
+		err = a.existing(t)
 	}
 	if err != nil {
 		return fmt.Errorf("mkdir: %w", err)
 	}
 	a.named(t.path, e)
-	if !made && a.opts.Merged {
-		if _, seen := a.written[t.path]; !seen {
-			a.openUp(t)
-		}
-	}
 	if e.Opaque {
 		return a.hideBelow(t.path)
 	}
 	return nil
 }
 
-// openUp lets an existing directory's owner write into it until it is finished.
-func (a *applier) openUp(t target) {
-	if a.uid != 0 {
-		_ = unix.Fchmodat(t.fd, t.name, 0o700, 0) // or writing into it says why not
-	}
-}
-
 // existing keeps a directory and replaces anything else by one.
-func (a *applier) existing(t target) (made bool, err error) {
+func (a *applier) existing(t target) error {
 	var st unix.Stat_t
 	if err := unix.Fstatat(t.fd, t.name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return false, err
+		return err
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		return false, nil
+		if a.opts.Merged && a.uid != 0 {
+			return unix.Fchmodat(t.fd, t.name, 0o700, 0)
+		}
+		return nil
 	}
 	if err := unix.Unlinkat(t.fd, t.name, 0); err != nil {
-		return false, err
-	}
-	if err := unix.Mkdirat(t.fd, t.name, 0o700); err != nil {
-		return false, err
+		return err
 	}
 	// What it replaces, a whiteout or a file, hid what is below.
 	a.dirs[t.path] = &dirState{opaque: true}
-	return true, nil
+	return unix.Mkdirat(t.fd, t.name, 0o700)
 }
 
 func (a *applier) hardlink(e *Entry, t target) error {
@@ -433,6 +442,9 @@ func (a *applier) finishDir(p string, s *dirState) error {
 			return err
 		}
 	}
+	if s.kept {
+		return unix.Fchmod(fd, s.old)
+	}
 	e := s.entry
 	if e == nil {
 		e = &Entry{Path: p, Mode: 0o755}
@@ -518,6 +530,11 @@ func (a *applier) content(fd int, e *Entry) error {
 		return err
 	}
 	defer r.Close()
+	if f, ok := r.(*openFile); ok && e.Size > int64(len(a.buf)) {
+		if done, err := f.copyTo(fd, e.Size); done || err != nil {
+			return err
+		}
+	}
 	hole := false
 	for left := e.Size; left > 0; {
 		b := a.buf[:min(left, int64(len(a.buf)))]

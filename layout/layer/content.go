@@ -100,23 +100,32 @@ func (f *File) check(before, after Stat) error {
 	return nil
 }
 
-// fillFrom reads p, which lies at off in content of the given size.
+// fillFrom reads p, which lies at off in content of the given size. It may use
+// the byte after p for a moment, to see in one call that the content ends there.
 func fillFrom(c io.ReaderAt, p []byte, off, size int64) error {
 	if f, ok := c.(*File); ok {
 		return f.fill(p, off, size)
 	}
-	if n, err := c.ReadAt(p, off); n < len(p) {
-		if err == nil || errors.Is(err, io.EOF) {
-			err = ErrChanged
-		}
+	last := off+int64(len(p)) == size
+	if last && cap(p) > len(p) {
+		longer := p[:len(p)+1]
+		defer func(after byte) { longer[len(p)] = after }(longer[len(p)])
+		return filled(c, longer, len(p), off)
+	}
+	if err := filled(c, p, len(p), off); err != nil || !last {
 		return err
 	}
-	if off+int64(len(p)) < size {
-		return nil
+	return filled(c, make([]byte, 1), 0, size)
+}
+
+// filled reads p and wants n bytes, and the end of c when p has room for more.
+func filled(c io.ReaderAt, p []byte, n int, off int64) error {
+	got, err := c.ReadAt(p, off)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
 	}
-	var more [1]byte
-	if n, err := c.ReadAt(more[:], size); n != 0 || !errors.Is(err, io.EOF) {
-		return errors.Join(ErrChanged, err)
+	if got != n || len(p) > n && err == nil {
+		return ErrChanged
 	}
 	return nil
 }

@@ -72,6 +72,35 @@ func (o *openFile) Read(p []byte) (int, error) {
 	return 0, io.EOF
 }
 
+// copyTo copies the file, which has the given size, to the empty file fd inside
+// the kernel, so that file systems that can share the blocks do. done is false
+// when they can't even copy; nothing was read or written then.
+func (o *openFile) copyTo(fd int, size int64) (done bool, err error) {
+	left := size
+	for left > 0 {
+		n, err := retry(func() (int, error) {
+			return unix.CopyFileRange(o.fd, nil, fd, nil, int(min(left, 1<<30)), 0)
+		})
+		if err != nil && left == size {
+			return false, nil
+		}
+		if err != nil {
+			return false, &fs.PathError{Op: "copy", Path: o.file.Path(), Err: err}
+		}
+		if n == 0 {
+			break
+		}
+		left -= int64(n)
+	}
+	if err := o.verify(); err != nil {
+		return true, err
+	}
+	if left > 0 || o.size() != size {
+		return true, o.file.changed()
+	}
+	return true, nil
+}
+
 func (o *openFile) Close() error {
 	if o.fd < 0 {
 		return fs.ErrClosed

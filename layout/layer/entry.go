@@ -88,8 +88,9 @@ type Entry struct {
 
 // Content is the bytes of a regular file. Content that is an [io.ReaderAt] too
 // doesn't depend on the stream it came in: Pack reads such content later, in
-// several goroutines, and any other before it pulls the next entry. See
-// [File] and [Bytes].
+// several goroutines, and any other before it pulls the next entry. ReadAt is
+// asked for a byte after the last one too, to see that there is none. See [File]
+// and [Bytes].
 type Content interface {
 	// Open returns the bytes. The caller closes the reader.
 	Open() (io.ReadCloser, error)

@@ -5,9 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"io"
-	"maps"
-	"os"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -133,10 +130,6 @@ func (s *mapStore) Put(key [32]byte, value []byte) {
 	s.m[key] = bytes.Clone(value)
 }
 
-func (s *mapStore) keys() [][32]byte {
-	return slices.SortedFunc(maps.Keys(s.m), func(a, b [32]byte) int { return bytes.Compare(a[:], b[:]) })
-}
-
 // everyType is a layer with each type of entry and the odd names that occur.
 // Packing it needs no privileges.
 func everyType() []file {
@@ -202,26 +195,4 @@ func TestPackRead(t *testing.T) {
 			}
 		})
 	}
-}
-
-// What is unpacked is walked the same, and packs to the same diffID.
-func TestUnpackWalk(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("makes files of other owners: needs root")
-	}
-	b, p := pack(t, everyType(), PackOptions{Root: true})
-	dir := t.TempDir() + "/layer"
-	u, err := Unpack(context.Background(), bytes.NewReader(b), dir, UnpackOptions{Digest: p.Digest, DiffID: p.DiffID, Size: p.Size})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Log(u)
-	got := collect(t, Walk(dir))
-	q, err := Pack(context.Background(), io.Discard, Walk(dir), PackOptions{Root: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = got
-	_ = q
-	t.Log(q, p)
 }
