@@ -377,6 +377,32 @@ func TestLinkFrom(t *testing.T) {
 	}
 }
 
+// What comes from another's layout is verified, and does not change when its
+// file is edited.
+func TestLinkFromForeign(t *testing.T) {
+	theirs := newLayout(t)
+	good, bad := put(t, theirs, "text/plain", []byte("abc")), put(t, theirs, "text/plain", []byte("def"))
+	overwrite(t, theirs, bad.Digest, "dex")
+	src, err := Open(theirs.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dst := newLayout(t)
+	if err := dst.LinkFrom(src, bad); err == nil || dst.Has(bad.Digest) {
+		t.Errorf("LinkFrom of a corrupt blob: %v", err)
+	}
+	if err := dst.LinkFrom(src, good); err != nil {
+		t.Fatal(err)
+	}
+	path := blobFile(t, theirs, good.Digest)
+	if err := errors.Join(os.Chmod(path, 0o644), os.WriteFile(path, []byte("xyz"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := dst.ReadBlob(good, 3); err != nil || string(b) != "abc" {
+		t.Errorf("ReadBlob after an edit = %q, %v", b, err)
+	}
+}
+
 // When neither clone nor link works, the copy is verified.
 func TestCopyBlobVerifies(t *testing.T) {
 	src, dst := newLayout(t), newLayout(t)

@@ -11,10 +11,11 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// LinkFrom puts the blob desc of src into d: as a clone that shares the bytes
-// where the file system has such (reflink), else as a hard link, else as a
-// copy. A blob of that size that is there already is left alone. A clone and a
-// link are checked by size only, a copy by digest.
+// LinkFrom puts the blob desc of src into d. From a layout of ours (see
+// [Create]) it is a clone that shares the bytes where the file system has such
+// (reflink), else a hard link, both checked by size only. From another's layout,
+// whose files somebody may edit, and when neither works, it is a copy, checked
+// by digest. A blob of that size that is there already is left alone.
 func (d *Dir) LinkFrom(src *Dir, desc ocispec.Descriptor) error {
 	if d.HasDescriptor(desc) {
 		return nil
@@ -30,7 +31,7 @@ func (d *Dir) LinkFrom(src *Dir, desc ocispec.Descriptor) error {
 	if size != desc.Size {
 		return &CorruptError{Digest: desc.Digest, Reason: fmt.Sprintf("has %d bytes, want %d", size, desc.Size)}
 	}
-	if d.clone(from, desc) == nil || d.link(from, desc) == nil {
+	if src.owned && (d.clone(from, desc) == nil || d.link(from, desc) == nil) {
 		return nil
 	}
 	return d.copyBlob(src, desc)
