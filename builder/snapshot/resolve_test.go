@@ -87,7 +87,7 @@ func FuzzResolve(f *testing.F) {
 			if err != nil {
 				continue
 			}
-			if got != clean(got) || strings.HasPrefix(got, "..") || path.IsAbs(got) {
+			if got != clean(got) || strings.HasPrefix(got+"/", "../") || path.IsAbs(got) {
 				t.Fatalf("%q: %q is not a path of the tree", p, got)
 			}
 			if again, err := Resolve(tree, got, flags); err != nil || again != got {
