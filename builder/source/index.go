@@ -69,7 +69,9 @@ type index struct {
 	names       string
 }
 
-var crcTable = crc32.MakeTable(crc32.Castagnoli)
+func checksum(body []byte) []byte {
+	return binary.LittleEndian.AppendUint32(nil, crc32.Checksum(body, crc32.MakeTable(crc32.Castagnoli)))
+}
 
 // parseIndex checks an index file's bytes.
 func parseIndex(raw []byte) (*index, error) {
@@ -85,7 +87,7 @@ func parseIndex(raw []byte) (*index, error) {
 	if nd+nf+nn != uint64(len(body)) {
 		return nil, errors.New("digest index of a wrong length")
 	}
-	if uint64(crc32.Checksum(body, crcTable)) != word(4) || word(5) != 0 {
+	if string(checksum(body)) != string(raw[24:28]) || word(5) != 0 {
 		return nil, errors.New("digest index with a wrong checksum")
 	}
 	x := &index{dirs: body[:nd], files: body[nd : nd+nf], names: string(body[nd+nf:])}
@@ -307,7 +309,7 @@ func (w *indexWriter) finish() []byte {
 	for _, n := range []int{indexVersion, len(w.dirs) / dirSize, len(w.files) / fileSize, len(w.names)} {
 		b = binary.LittleEndian.AppendUint32(b, uint32(n))
 	}
-	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(body, crcTable))
+	b = append(b, checksum(body)...)
 	return append(binary.LittleEndian.AppendUint32(b, 0), body...)
 }
 

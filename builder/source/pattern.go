@@ -56,7 +56,7 @@ func compile(text string, except bool) (pattern, error) {
 		p.lib = lib
 	}
 	for e := range strings.SplitSeq(filepath.ToSlash(text), "/") {
-		if strings.Contains(e, "**") || strings.ContainsRune(e, '^') || !simple(e) {
+		if strings.Contains(e, "**") || strings.ContainsAny(e, unescaped) || !simple(e) {
 			p.elems = append(p.elems, elements{any: true})
 			break
 		}
@@ -71,6 +71,10 @@ func simple(text string) bool {
 	return !strings.ContainsAny(text, "[]\\\x00\uFEFF") && utf8.ValidString(text) && !strings.ContainsRune(text, utf8.RuneError)
 }
 
+// unescaped are the characters to which patternmatcher's translation leaves the
+// meaning that they have in a regular expression.
+const unescaped = "^{|}"
+
 // classify finds the way to evaluate a simple pattern.
 func (p *pattern) classify() {
 	head, starsFirst := strings.CutPrefix(p.text, "**")
@@ -82,7 +86,7 @@ func (p *pattern) classify() {
 		p.kind, p.lit = suffix, head
 	case starsLast && !strings.ContainsAny(body, "*?"):
 		p.kind, p.lit = prefix, body
-	case strings.ContainsRune(p.text, '^'): // an anchor in patternmatcher's translation
+	case strings.ContainsAny(p.text, unescaped):
 		p.kind = library
 	default:
 		p.kind, p.glob = glob, tokens(p.text)
