@@ -1,16 +1,435 @@
 package builder
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/moby/buildkit/solver/pb"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"bk.build/bk/builder/snapshot"
+	"bk.build/bk/layout/layer"
+	"bk.build/bk/runner"
+
+
 )
 
+// step is one run of an exec operation: it prepares a container from the
+// operation's mounts and turns what the command wrote into layers.
 type step struct {
 	n     *node
 	op    *pb.ExecOp
-	trees []*Tree
+	trees []*Tree // of the inputs
+
+	tmp      string // the step's own directory in the store's tmp
+	root     snapshot.FS
+	readonly bool
+	rootTree runner.Tree
+	mounts   []mount
+	targets  []snapshot.Target
+	outs     []pending
+	release  []func()
 }
 
-func (s *step) run(ctx context.Context) ([]*Tree, error) { return nil, errors.New("RUN is not there yet") }
+// mount is one mount of the container, with what only the runner knows.
+type mount struct {
+	specs.Mount
+	tree *runner.Tree
+	view snapshot.FS // of tree, which is mounted from at on
+	at   string
+	host string // a directory of the store that is mounted
+}
+
+// pending is an output: an upper directory that becomes a layer, or an input
+// that is handed on.
+type pending struct {
+	index int64
+	base  *Tree
+	dir   string // holds fs and work; empty: base itself
+}
+
+func (s *step) run(ctx context.Context) ([]*Tree, error) {
+	defer func() {
+		for _, f := range slices.Backward(s.release) {
+			f()
+		}
+	}()
+	var err error
+	if s.tmp, err = s.n.b.tmp.mkdir("step"); err != nil {
+		return nil, err
+	}
+	s.release = append(s.release, func() { os.RemoveAll(s.tmp) })
+	if err := s.prepare(ctx); err != nil {
+		return nil, err
+	}
+	c, err := s.container(ctx)
+	if err != nil {
+		return nil, err
+	}
+	st, err := runner.Run(ctx, c)
+	if err != nil {
+		if c := context.Cause(ctx); c != nil {
+			return nil, c
+		}
+		return nil, fmt.Errorf("process %q did not start: %w", strings.Join(s.op.Meta.Args, " "), err)
+	}
+	if !s.valid(st.Code) {
+		return nil, &ExitError{Args: s.op.Meta.Args, Code: st.Code, OOM: st.OOM}
+	}
+	return s.commit(ctx)
+}
+
+func (s *step) valid(code int) bool {
+	if ok := s.op.Meta.ValidExitCodes; len(ok) > 0 {
+		return slices.Contains(ok, int32(code))
+	}
+	return code == 0
+}
+
+// prepare collects the mounts. Those of parents come before those below them.
+func (s *step) prepare(ctx context.Context) error {
+	mounts := slices.Clone(s.op.Mounts)
+	slices.SortStableFunc(mounts, func(a, b *pb.Mount) int {
+		return strings.Compare(destination(s.op, a), destination(s.op, b))
+	})
+	for _, m := range mounts {
+		var err error
+		if m.Dest == pb.RootMount {
+			err = s.prepareRoot(ctx, m)
+		} else {
+			err = s.prepareMount(ctx, m)
+		}
+		if err != nil {
+			return fmt.Errorf("mount %s: %w", m.Dest, err)
+		}
+	}
+	return nil
+}
+
+func (s *step) input(m *pb.Mount) *Tree {
+	if m.Input < 0 {
+		return nil
+	}
+	return s.trees[m.Input]
+}
+
+func (s *step) prepareRoot(ctx context.Context, m *pb.Mount) (err error) {
+	if m.MountType != pb.MountType_BIND {
+		return errors.New("the root is not a bind mount")
+	}
+	t := s.input(m)
+	if s.root, err = t.FS(ctx); err != nil {
+		return err
+	}
+	s.readonly = m.Readonly
+	s.rootTree, err = s.upper(ctx, m, t, s.root)
+	return err
+}
+
+// upper returns a tree that the command can write to, an output if the mount
+// asks for one.
+func (s *step) upper(ctx context.Context, m *pb.Mount, t *Tree, view snapshot.FS) (runner.Tree, error) {
+	dir, err := s.n.b.tmp.path("layer")
+	if err != nil {
+		return runner.Tree{}, err
+	}
+	s.release = append(s.release, func() { os.RemoveAll(dir) })
+	rt, err := t.writable(ctx, dir)
+	if err != nil {
+		return runner.Tree{}, err
+	}
+	if err := likeRoot(rt.Upper, view); err != nil {
+		return runner.Tree{}, err
+	}
+	if m.Output >= 0 {
+		s.outs = append(s.outs, pending{index: m.Output, base: t, dir: dir})
+	}
+	return rt, nil
+}
+
+// likeRoot gives a new upper directory, which will be the root of the tree, the
+// attributes of the root that it covers.
+func likeRoot(dir string, view snapshot.FS) error {
+	e, err := view.Lstat(".")
+	if err != nil {
+		return nil // an empty tree
+	}
+	if err := os.Lchown(dir, e.UID, e.GID); err != nil {
+		return err
+	}
+	return os.Chmod(dir, fileMode(e)&^fs.ModeDir)
+}
+
+func (s *step) prepareMount(ctx context.Context, m *pb.Mount) error {
+	switch m.MountType {
+	case pb.MountType_BIND:
+		return s.prepareBind(ctx, m)
+	case pb.MountType_CACHE:
+		return s.prepareCache(ctx, m)
+	case pb.MountType_TMPFS:
+		opts := []string{"nosuid"}
+		if size := m.TmpfsOpt.GetSize(); size > 0 {
+			opts = append(opts, fmt.Sprintf("size=%d", size))
+		}
+		s.add(m, false, specs.Mount{Type: "tmpfs", Source: "tmpfs", Options: opts})
+	case pb.MountType_SECRET:
+		return s.prepareSecret(m)
+	case pb.MountType_SSH:
+		return s.prepareSSH(m)
+	default:
+		return fmt.Errorf("type %s is not supported", m.MountType)
+	}
+	return nil
+}
+
+// add appends a mount; file says that its mount point is a file.
+func (s *step) add(m *pb.Mount, file bool, sm specs.Mount) *mount {
+	sm.Destination = destination(s.op, m)
+	s.targets = append(s.targets, snapshot.Target{Path: sm.Destination, File: file})
+	s.mounts = append(s.mounts, mount{Mount: sm})
+	return &s.mounts[len(s.mounts)-1]
+}
+
+func (s *step) prepareBind(ctx context.Context, m *pb.Mount) error {
+	t := s.input(m)
+	view, err := t.FS(ctx)
+	if err != nil {
+		return err
+	}
+	at, err := snapshot.Resolve(view, relative(m.Selector), 0)
+	if err != nil {
+		return err
+	}
+	e, err := view.Lstat(at)
+	if err != nil {
+		return err
+	}
+	var rt runner.Tree
+	opts := []string{"rbind"}
+	if m.Readonly && t != nil {
+		rt, err = t.readable(ctx)
+		opts = append(opts, "ro")
+		if m.Output >= 0 {
+			s.outs = append(s.outs, pending{index: m.Output, base: t})
+		}
+	} else {
+		rt, err = s.upper(ctx, m, t, view)
+	}
+	if err != nil {
+		return err
+	}
+	mt := s.add(m, e.Type != layer.Directory, specs.Mount{Type: "bind", Source: "/" + at, Options: opts})
+	mt.tree, mt.view, mt.at = &rt, view, at
+	return nil
+}
+
+func (s *step) prepareCache(ctx context.Context, m *pb.Mount) error {
+	dir, release, err := s.n.b.cacheMount(ctx, m, s.input(m))
+	if err != nil {
+		return err
+	}
+	s.release = append(s.release, release)
+	opts := []string{"rbind"}
+	if m.Readonly {
+		opts = append(opts, "ro")
+	}
+	s.add(m, false, specs.Mount{Type: "bind", Source: dir, Options: opts}).host = dir
+	if m.Output >= 0 {
+		s.outs = append(s.outs, pending{index: m.Output, base: s.input(m)})
+	}
+	return nil
+}
+
+func (s *step) prepareSecret(m *pb.Mount) error {
+	opt := m.SecretOpt
+	if opt == nil || opt.ID == "" {
+		return errors.New("secret without an id")
+	}
+	v, ok, err := s.n.b.secret(opt.ID)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		if opt.Optional {
+			return nil
+		}
+		return missingSecret(opt.ID)
+	}
+	name := filepath.Join(s.tmp, "secret-"+shortHash(m.Dest))
+	if err := os.WriteFile(name, v, 0o400); err != nil {
+		return err
+	}
+	if err := errors.Join(os.Chmod(name, os.FileMode(opt.Mode&0o777)), os.Chown(name, int(opt.Uid), int(opt.Gid))); err != nil {
+		return err
+	}
+	s.add(m, true, specs.Mount{Type: "bind", Source: name, Options: []string{"bind", "ro", "nosuid", "nodev", "noexec"}})
+	return nil
+}
+
+func (s *step) prepareSSH(m *pb.Mount) error {
+	opt := m.SSHOpt
+	if opt == nil {
+		return errors.New("ssh mount without options")
+	}
+	sock, release, err := s.n.b.sshSocket(opt.ID, s.tmp, opt)
+	if err != nil {
+		return err
+	}
+	if sock == "" {
+		if opt.Optional {
+			return nil
+		}
+		return fmt.Errorf("ssh agent %q: not found: give it with --ssh %[1]s=SOCKET|KEY", opt.ID)
+	}
+	s.release = append(s.release, release)
+	s.add(m, true, specs.Mount{Type: "bind", Source: sock, Options: []string{"bind", "nosuid", "nodev", "noexec"}})
+	return nil
+}
+
+// commit turns the upper directories into layers, and names the outputs.
+func (s *step) commit(ctx context.Context) ([]*Tree, error) {
+	var outs []*Tree
+	for _, p := range s.outs {
+		for int64(len(outs)) <= p.index {
+			outs = append(outs, nil)
+		}
+		if p.dir == "" {
+			outs[p.index] = p.base
+			continue
+		}
+		below, err := p.base.stack(ctx)
+		if err != nil {
+			return nil, err
+		}
+		l := s.n.b.layers.get(randomID())
+		if err := os.RemoveAll(filepath.Join(p.dir, "work")); err != nil {
+			return nil, fmt.Errorf("finish a layer: %w", err)
+		}
+		if err := l.install(p.dir, "fs"); err != nil {
+			return nil, err
+		}
+		outs[p.index] = layersTree(append(below[:len(below):len(below)], l))
+	}
+	return outs, nil
+}
+
+// container describes the command and all that it sees.
+func (s *step) container(ctx context.Context) (runner.Container, error) {
+	var none runner.Container
+	meta := s.op.Meta
+	env, err := s.n.environment(s.op)
+	if err != nil {
+		return none, err
+	}
+	user, err := s.user(meta.User)
+	if err != nil {
+		return none, fmt.Errorf("user %q: %w", meta.User, err)
+	}
+	if err := s.addHostFiles(); err != nil {
+		return none, err
+	}
+	sp := runSpec(specOptions{
+		Args: meta.Args, Env: env, Cwd: cmp.Or(meta.Cwd, "/"), User: user,
+		Hostname: s.hostname(), ReadonlyRoot: s.readonly,
+		NoNetwork: s.noNetwork(), Insecure: s.op.Security == pb.SecurityMode_INSECURE,
+	})
+	for _, m := range sp.Mounts {
+		s.targets = append(s.targets, snapshot.Target{Path: m.Destination})
+	}
+	trees := map[string]runner.Tree{}
+	if err := s.addStubs(ctx); err != nil {
+		return none, err
+	}
+	for _, m := range s.mounts {
+		sp.Mounts = append(sp.Mounts, m.Mount)
+		if m.tree != nil {
+			trees[m.Destination] = *m.tree
+		}
+	}
+	return runner.Container{
+		ID: randomID(), Spec: sp, Root: s.rootTree, Trees: trees,
+		Stdout: &output{s.n.event, 1}, Stderr: &output{s.n.event, 2},
+	}, nil
+}
+
+func (s *step) hostname() string { return cmp.Or(s.op.Meta.Hostname, defaultHostname) }
+
+// addHostFiles mounts what the network needs to be known by name.
+func (s *step) addHostFiles() error {
+	for name, content := range map[string][]byte{
+		resolvConf: nameServers(),
+		hostsFile:  hosts(s.hostname(), s.op.Meta.ExtraHosts),
+	} {
+		src, err := s.n.b.hostFile(path.Base(name), content)
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(s.mounts, func(m mount) bool { return m.Destination == name }) {
+			continue
+		}
+		s.targets = append(s.targets, snapshot.Target{Path: name, File: true})
+		s.mounts = append(s.mounts, mount{Mount: specs.Mount{
+			Destination: name, Type: "bind", Source: src, Options: []string{"bind", "ro", "nosuid", "nodev", "noexec"},
+		}})
+	}
+	return nil
+}
+
+// output shows what a command writes.
+type output struct {
+	event  *event
+	stream int
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.event.log(o.stream, p)
+	return len(p), nil
+}
+
+// resolvConf and hosts are what the container sees in /etc; see hostFiles.
+const (
+	resolvConf = "/etc/resolv.conf"
+	hostsFile  = "/etc/hosts"
+)
+
+// hosts returns the text of /etc/hosts.
+func hosts(hostname string, extra []*pb.HostIP) []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "127.0.0.1\tlocalhost %s\n::1\tlocalhost ip6-localhost ip6-loopback\n", hostname)
+	for _, h := range extra {
+		fmt.Fprintf(&b, "%s\t%s\n", h.IP, h.Host)
+	}
+	return b.Bytes()
+}
+
+// hostFile writes a file that containers mount, once for each content.
+func (b *build) hostFile(name string, content []byte) (string, error) {
+	return b.hostFiles.do(name+"\x00"+string(content), func() (string, error) {
+		p, err := b.tmp.path(name)
+		if err != nil {
+			return "", err
+		}
+		return p, os.WriteFile(p, content, 0o644)
+	})
+}
+
+// nameServers returns the host's resolv.conf. A resolver that listens on the
+// host's loopback only is reached through what systemd-resolved knows.
+func nameServers() []byte {
+	dt, err := os.ReadFile(resolvConf)
+	if err != nil {
+		return nil
+	}
+	return dt
+}
+
+const defaultHostname = "buildkitsandbox"

@@ -123,6 +123,10 @@ func (t *Tree) viewOf(ctx context.Context, list []*Layer) (snapshot.FS, error) {
 		if err != nil {
 			return nil, err
 		}
+		if len(parts) == 0 {
+			parts = append(parts, part)
+			continue
+		}
 		if fix := fixes(snapshot.NewView(parts...), l.implied()); fix != nil {
 			corrected, err := snapshot.PlanLayer(stream(fix))
 			if err != nil {
@@ -186,8 +190,8 @@ func (t *Tree) lowers(ctx context.Context) ([]string, error) {
 			dirs[i] = l.path("fs")
 			top = append([]string{dirs[i]}, top...)
 			implied := l.implied()
-			if len(implied) == 0 {
-				continue
+			if i == 0 || len(implied) == 0 {
+				continue // there is nothing below to take attributes from
 			}
 			fix, err := t.fixLayer(ctx, list[:i], implied)
 			if err != nil {
