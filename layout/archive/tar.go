@@ -34,7 +34,8 @@ func WriteOCI(ctx context.Context, w io.Writer, store *layout.Dir, desc ocispec.
 // WriteDocker writes a tar that docker load (also before it knew OCI layouts)
 // and podman load accept. The format holds one image: of an index, that for the
 // platform; nil: the only one, attestations aside. Names without a tag, such as
-// those with a digest, are left out of RepoTags.
+// those with a digest, are left out of RepoTags. Docker 20.10 does not read
+// layers in zstd.
 func WriteDocker(ctx context.Context, w io.Writer, store *layout.Dir, desc ocispec.Descriptor, names []string, platform *ocispec.Platform) error {
 	err := writeDocker(ctx, w, store, desc, names, platform)
 	if err != nil {
