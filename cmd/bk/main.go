@@ -12,6 +12,9 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/moby/buildkit/solver/errdefs"
+
+	"bk.build/bk/builder"
 	"bk.build/bk/dockerfile"
 	_ "bk.build/bk/runner/child" // takes over the processes that steps run in
 )
@@ -53,8 +56,21 @@ func (e *env) exitCode(ctx context.Context, err error) int {
 		e.print("ERROR: %s\n", usage)
 		return exitUsage
 	}
-	_ = dockerfile.Describe(e.stderr, err)
+	_ = dockerfile.Describe(e.stderr, withSources(err))
 	return exitFailed
+}
+
+// withSources adds to a failed step the lines of the Dockerfile that it is
+// from.
+func withSources(err error) error {
+	var step *builder.StepError
+	if !errors.As(err, &step) || step.Vertex == nil {
+		return err
+	}
+	for _, s := range step.Vertex.Sources {
+		err = errdefs.WithSource(err, &errdefs.Source{Info: s.Info, Ranges: s.Ranges})
+	}
+	return err
 }
 
 // usageError is a command line that cannot be understood.
