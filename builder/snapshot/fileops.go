@@ -79,8 +79,8 @@ func (e *Editor) Symlink(a *pb.FileActionSymlink, owner *Owner) error {
 	fail := func(err error) error {
 		return &os.LinkError{Op: "symlink", Old: a.Oldpath, New: display(p), Err: err}
 	}
-	if a.Oldpath == "" {
-		return fail(syscall.ENOENT)
+	if err := checkLink(a.Oldpath); err != nil {
+		return fail(err)
 	}
 	if _, _, err := e.find(p); err == nil {
 		return fail(syscall.EEXIST)
@@ -268,7 +268,25 @@ func (n *node) putNode(p string, k *node) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
+	if len(p) > maxPath {
+		return &fs.PathError{Op: "create", Path: display(p[:maxPath/16]) + "...", Err: syscall.ENAMETOOLONG}
+	}
 	n.set(name, k)
+	return nil
+}
+
+// maxPath is the longest path, and the longest target of a symlink, that the
+// kernel takes (PATH_MAX without the zero byte).
+const maxPath = 4095
+
+// checkLink refuses what can't be the target of a symlink.
+func checkLink(target string) error {
+	switch {
+	case target == "":
+		return syscall.ENOENT
+	case len(target) > maxPath:
+		return syscall.ENAMETOOLONG
+	}
 	return nil
 }
 

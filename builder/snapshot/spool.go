@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"compress/bzip2"
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -33,9 +34,9 @@ func newSpool(dir string) (*spool, error) {
 }
 
 // add copies one member's bytes.
-func (s *spool) add(r io.Reader) (*spooled, int64, error) {
+func (s *spool) add(ctx context.Context, r io.Reader) (*spooled, int64, error) {
 	h := sha256.New()
-	n, err := io.Copy(io.MultiWriter(s.w, h), r)
+	n, err := io.Copy(io.MultiWriter(s.w, h), until{ctx, r})
 	if err != nil {
 		return nil, 0, err
 	}
@@ -43,6 +44,19 @@ func (s *spool) add(r io.Reader) (*spooled, int64, error) {
 	h.Sum(c.sum[:0])
 	s.off += n
 	return c, n, nil
+}
+
+// until is a reader that ends with its context.
+type until struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (u until) Read(p []byte) (int, error) {
+	if err := u.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return u.r.Read(p)
 }
 
 func (s *spool) close() error { return errors.Join(s.w.Flush(), s.f.Close()) }

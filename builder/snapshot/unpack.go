@@ -95,7 +95,7 @@ func (u *unpacker) run(src *layer.Entry) error {
 			continue
 		}
 		if err := u.member(hdr, members); err != nil {
-			return fmt.Errorf("unpack archive: %s: %w", hdr.Name, err)
+			return fmt.Errorf("unpack archive: %.200s: %w", hdr.Name, err)
 		}
 	}
 }
@@ -103,6 +103,9 @@ func (u *unpacker) run(src *layer.Entry) error {
 // member makes one member of the archive.
 func (u *unpacker) member(hdr *tar.Header, data io.Reader) error {
 	name := path.Clean(hdr.Name)
+	if len(name) > maxPath {
+		return syscall.ENAMETOOLONG
+	}
 	if name == "." {
 		return nil
 	}
@@ -175,7 +178,7 @@ func (u *unpacker) create(hdr *tar.Header, data io.Reader, n *node, p string) (*
 	switch hdr.Typeflag {
 	case tar.TypeReg:
 		ent.Type = layer.Regular
-		content, size, err := u.spool.add(data)
+		content, size, err := u.spool.add(u.ctx, data)
 		if err != nil {
 			return nil, err
 		}
@@ -186,6 +189,9 @@ func (u *unpacker) create(hdr *tar.Header, data io.Reader, n *node, p string) (*
 		ent.Type = layer.Directory
 	case tar.TypeSymlink:
 		ent.Type, ent.Link = layer.Symlink, hdr.Linkname
+		if err := checkLink(hdr.Linkname); err != nil {
+			return nil, fmt.Errorf("symlink: %w", err)
+		}
 	case tar.TypeFifo:
 		ent.Type = layer.Fifo
 	case tar.TypeChar, tar.TypeBlock:

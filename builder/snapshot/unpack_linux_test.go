@@ -246,6 +246,8 @@ func TestUnpackRefuses(t *testing.T) {
 		"window":        {big.Bytes(), "window"},
 		"cut":           {long[:2000], "unexpected EOF"},
 		"whiteout":      {tarball(t, "0 .wh.passwd"), "start with .wh."},
+		"long path":     {tarball(t, "0 "+strings.Repeat("d/", 3000)+"f"), "file name too long"},
+		"long link":     {tarball(t, "2 l "+strings.Repeat("d/", 3000)), "file name too long"},
 		"opaque marker": {tarball(t, "0 d/.wh..wh..opq"), "start with .wh."},
 	} {
 		e := NewEditor(Empty())
