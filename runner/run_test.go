@@ -11,9 +11,3 @@ func TestRun(t *testing.T) {
 	t.Log(got)
 }
 
-func BenchmarkTrue(b *testing.B) {
-	root := busybox(b)
-	for b.Loop() {
-		output(b, Container{Spec: minimal("true"), Root: over(b, root)})
-	}
-}
