@@ -46,8 +46,11 @@ func (f *file) Open() (io.ReadCloser, error) {
 // ReadAt is that of io.ReaderAt, with the errors of Open. It opens the file
 // each time; any number of goroutines may use it.
 func (f *file) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 {
+		return 0, &os.PathError{Op: "read", Path: f.entry.Path, Err: os.ErrInvalid}
+	}
 	want := p[:min(int64(len(p)), max(0, f.entry.Size-off))]
-	if len(want) == 0 && off >= 0 {
+	if len(want) == 0 {
 		return 0, end(len(p))
 	}
 	if _, ok := f.Digest(); ok && f.unsure {
@@ -59,11 +62,11 @@ func (f *file) ReadAt(p []byte, off int64) (int, error) {
 	}
 	defer unix.Close(fd)
 	n, err := fill(func(b []byte, n int) (int, error) { return unix.Pread(fd, b, off+int64(n)) }, want)
-	if err != nil {
-		return n, readable(f.entry.Path, err)
+	if changed := f.check(fd); changed != nil {
+		return 0, changed
 	}
-	if err := f.check(fd); err != nil {
-		return 0, err
+	if err != nil {
+		return 0, readable(f.entry.Path, err)
 	}
 	if n < len(want) {
 		return 0, changed(f.entry.Path)

@@ -177,7 +177,7 @@ func (l *Local) find(path string) (*file, error) {
 	if path == "." {
 		return l.top, nil
 	}
-	if !fs.ValidPath(path) {
+	if !fs.ValidPath(path) || strings.IndexByte(path, 0) >= 0 {
 		return nil, fs.ErrNotExist
 	}
 	d, rest := l.root, path

@@ -65,7 +65,8 @@ func openStepwise(root int, path string, flags int) (int, error) {
 
 // missing turns the errors of a path that isn't there into fs.ErrNotExist.
 func missing(err error) error {
-	if err == unix.ENOENT || err == unix.ENOTDIR || err == unix.ELOOP {
+	switch err {
+	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.ENAMETOOLONG:
 		return fs.ErrNotExist
 	}
 	return err

@@ -351,11 +351,15 @@ func (d *dir) take(paths []string, modes []uint16) {
 		f := &slab[0]
 		if old := d.single[path[prefix:]]; old != nil {
 			f = old
+			delete(d.single, path[prefix:])
 		} else if d.accept(f, path, modes[i]) {
 			slab = slab[1:]
 		} else {
 			continue
 		}
+		d.files = append(d.files, f)
+	}
+	for _, f := range d.single { // seen before, gone now: for those to say who read it
 		d.files = append(d.files, f)
 	}
 	slices.SortFunc(d.files, func(a, b *file) int { return strings.Compare(a.entry.Path, b.entry.Path) })
