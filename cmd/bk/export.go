@@ -17,6 +17,7 @@ import (
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"bk.build/bk/builder"
+	"bk.build/bk/layout"
 	"bk.build/bk/layout/archive"
 	"bk.build/bk/layout/layer"
 )
@@ -61,12 +62,24 @@ func (o *output) checkWritable(e *env) error {
 	case o.dest == stdout:
 		return nil
 	case o.dir || o.kind == outLocal:
-		return checkParents(o.dest)
+		return errors.Join(checkParents(o.dest), o.checkLayout())
 	}
 	if info, err := os.Stat(o.dest); err == nil && info.IsDir() {
 		return fmt.Errorf("%s is a directory: name a file in it", o.dest)
 	}
 	return checkDir(filepath.Dir(o.dest))
+}
+
+// checkLayout makes sure that an image is not put among other files.
+func (o *output) checkLayout() error {
+	list, err := os.ReadDir(o.dest)
+	if !o.dir || err != nil || len(list) == 0 {
+		return nil
+	}
+	if _, err := layout.Open(o.dest); err != nil {
+		return fmt.Errorf("%s has other files in it and is not an OCI layout: %w", o.dest, err)
+	}
+	return nil
 }
 
 // checkParents checks dir, or the closest parent that exists.
