@@ -48,10 +48,11 @@ type build struct {
 	nodes  map[*graph.Vertex]*node
 	locals []*source.Local
 
-	images   futures[*image]
+	images    futures[*image]
+	stubs     futures[string]
 	hostFiles futures[string]
-	packing  sync.WaitGroup
-	hits     sync.Map // *node whose ancestors were reported as cached
+	packing   sync.WaitGroup
+	hits      sync.Map // *node whose ancestors were reported as cached
 }
 
 // Build runs a frontend and then all steps that its result needs. The caller
@@ -69,6 +70,10 @@ func Build(ctx context.Context, frontend Frontend, opts Options, progress Progre
 }
 
 func newBuild(ctx context.Context, opts Options, progress Progress) (*build, error) {
+	// What steps write is nobody else's to read, and keeps its setuid bits.
+	if err := os.MkdirAll(opts.Root, 0o700); err != nil {
+		return nil, fmt.Errorf("create the store: %w", err)
+	}
 	store, err := layout.Create(opts.Root)
 	if err != nil {
 		return nil, fmt.Errorf("open the store: %w", err)

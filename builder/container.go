@@ -19,8 +19,6 @@ import (
 	"bk.build/bk/builder/snapshot"
 	"bk.build/bk/layout/layer"
 	"bk.build/bk/runner"
-
-
 )
 
 // step is one run of an exec operation: it prepares a container from the

@@ -57,8 +57,8 @@ func (p place) load(ctx context.Context, top digest.Digest, desc ocispecs.Descri
 	if err != nil {
 		return nil, fmt.Errorf("read manifest %s: %w", desc.Digest, err)
 	}
-	var m ocispecs.Manifest
-	if err := json.Unmarshal(dt, &m); err != nil {
+	m, err := layout.ParseManifest(desc.MediaType, dt)
+	if err != nil {
 		return nil, fmt.Errorf("parse manifest %s: %w", desc.Digest, err)
 	}
 	config, err := p.read(ctx, m.Config)

@@ -2,8 +2,10 @@ package builder
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"bk.build/bk/builder/snapshot"
@@ -59,19 +61,38 @@ func (s *step) stubMount(ctx context.Context, m *mount, targets []snapshot.Targe
 // stub puts a layer with the missing mount points on top of a tree.
 func (s *step) stub(ctx context.Context, t *runner.Tree, view snapshot.FS, targets []snapshot.Target) error {
 	entries, err := collect(snapshot.Stubs(view, targets))
-	if err != nil || len(entries) == 0 {
-		return err
-	}
-	dir, err := s.n.b.tmp.path("stubs")
 	if err != nil {
 		return err
 	}
-	s.release = append(s.release, func() { os.RemoveAll(dir) })
-	if _, err := layer.Apply(ctx, stream(entries), dir, layer.ApplyOptions{}); err != nil {
+	// The root's attributes are those of the layer above this one.
+	entries = slices.DeleteFunc(entries, func(e *layer.Entry) bool { return e.Path == "." })
+	if len(entries) == 0 {
+		return nil
+	}
+	dir, err := s.n.b.stubLayer(ctx, entries)
+	if err != nil {
 		return err
 	}
 	t.Lower = append([]string{dir}, t.Lower...)
 	return nil
+}
+
+// stubLayer makes a layer of mount points; steps that lack the same ones share
+// it.
+func (b *build) stubLayer(ctx context.Context, entries []*layer.Entry) (string, error) {
+	parts := make([]string, len(entries))
+	for i, e := range entries {
+		parts[i] = fmt.Sprint(e.Path, e.Type, e.Mode, e.UID, e.GID, e.ModTime.UnixNano(), e.Xattrs)
+	}
+	name := shortHash(parts...)
+	return b.stubs.do(name, func() (string, error) {
+		dir, err := b.tmp.path("stubs")
+		if err != nil {
+			return "", err
+		}
+		_, err = layer.Apply(ctx, stream(entries), dir, layer.ApplyOptions{})
+		return dir, err
+	})
 }
 
 // stubHost makes mount points in a directory that steps share.
