@@ -152,6 +152,11 @@ func compile(p *specs.LinuxSeccomp, known []arch) ([]insn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("default action: %w", err)
 	}
+	if def == actAllow || def == actLog {
+		if err := allKnown(p); err != nil {
+			return nil, err
+		}
+	}
 	tables := map[uint32][]segment{} // by the kernel's number of the architecture
 	var order []uint32
 	for _, a := range listed {
@@ -177,6 +182,20 @@ func compile(p *specs.LinuxSeccomp, known []arch) ([]insn, error) {
 		return nil, fmt.Errorf("the profile needs %d instructions; the kernel takes %d", len(code), maxInstructions)
 	}
 	return code, nil
+}
+
+// allKnown refuses names that no architecture has: in a profile that allows
+// what it doesn't name, skipping one would weaken it.
+func allKnown(p *specs.LinuxSeccomp) error {
+	everywhere := allArchitectures()
+	for _, s := range p.Syscalls {
+		for _, name := range s.Names {
+			if !slices.ContainsFunc(everywhere, func(a arch) bool { _, ok := a.number(name); return ok }) {
+				return fmt.Errorf("system call %q is unknown, and the profile allows what it doesn't name", name)
+			}
+		}
+	}
+	return nil
 }
 
 // closed sorts the segments of one kernel architecture. Numbers of x32 kill the

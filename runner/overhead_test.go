@@ -1,0 +1,25 @@
+//go:build linux
+
+package runner
+
+import (
+	"slices"
+	"testing"
+	"time"
+)
+
+// BenchmarkTrue reports the container overhead: minimum and median of a step
+// that does nothing.
+func BenchmarkTrue(b *testing.B) {
+	root := busybox(b)
+	var times []time.Duration
+	for b.Loop() {
+		c := Container{Spec: minimal("true"), Root: over(b, root)}
+		start := time.Now()
+		output(b, c)
+		times = append(times, time.Since(start))
+	}
+	slices.Sort(times)
+	b.ReportMetric(float64(times[0].Microseconds()), "min-µs")
+	b.ReportMetric(float64(times[len(times)/2].Microseconds()), "median-µs")
+}
