@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	digest "github.com/opencontainers/go-digest"
@@ -63,6 +64,9 @@ type Layer struct {
 
 	planned  future[[]*layer.Entry]
 	unpacked future[string]
+	ready    atomic.Bool // unpacked is there
+	viewed   future[snapshot.Layer]
+	supposed future[[]string]
 	packs    futures[layout.LayerBlob]
 }
 
@@ -168,17 +172,20 @@ func (l *Layer) view(ctx context.Context) (snapshot.Layer, error) {
 		}
 		return snapshot.PlanLayer(stream(e))
 	}
-	dir, err := l.Dir(ctx)
-	if err != nil {
-		return snapshot.Layer{}, err
-	}
-	return snapshot.DirLayer(dir), nil
+	return l.viewed.do(func() (snapshot.Layer, error) {
+		dir, err := l.Dir(ctx)
+		if err != nil {
+			return snapshot.Layer{}, err
+		}
+		return snapshot.Remember(snapshot.DirLayer(dir)), nil
+	})
 }
 
 // Dir returns the layer's unpacked form: a directory in overlayfs form.
 func (l *Layer) Dir(ctx context.Context) (string, error) {
-	return l.unpacked.do(func() (string, error) {
-		dir := l.path("fs")
+	return l.unpacked.do(func() (dir string, err error) {
+		dir = l.path("fs")
+		defer func() { l.ready.Store(err == nil) }()
 		if exists(dir) {
 			return dir, nil
 		}
@@ -311,11 +318,17 @@ func (l *Layer) install(tmp string, names ...string) error {
 // implied returns the parent directories that the layer's packed form did not
 // name and whose attributes in the unpacked form are therefore invented.
 func (l *Layer) implied() []string {
-	b, err := os.ReadFile(l.path("implied"))
-	if err != nil || len(b) == 0 {
+	if l.plan != nil {
 		return nil
 	}
-	return strings.Split(string(b), "\x00")
+	list, _ := l.supposed.do(func() ([]string, error) {
+		b, err := os.ReadFile(l.path("implied"))
+		if err != nil || len(b) == 0 {
+			return nil, nil
+		}
+		return strings.Split(string(b), "\x00"), nil
+	})
+	return list
 }
 
 // memo is the content of a packed-<how> file.

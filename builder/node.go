@@ -119,6 +119,9 @@ func (n *node) packAhead(outs []*Tree) {
 func (n *node) failed(err error) error {
 	var known *StepError
 	if !errors.As(err, &known) && !errors.Is(err, context.Canceled) {
+		if n.event.v.Completed == nil {
+			n.event.done(err)
+		}
 		err = &StepError{Name: n.v.Name, Vertex: n.v, Err: err}
 	}
 	return n.b.fail(err)

@@ -44,7 +44,7 @@ func (r *reporter) vertex(v *graph.Vertex) *event {
 
 // internal is a vertex that no definition names.
 func (r *reporter) internal(name string) *event {
-	return &event{r: r, v: client.Vertex{Digest: digest.FromString("internal:" + name), Name: name}}
+	return &event{r: r, v: client.Vertex{Digest: digest.FromString(name + randomID()), Name: name}}
 }
 
 func (e *event) publish() {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -102,13 +103,7 @@ func (t *Tree) FS(ctx context.Context) (snapshot.FS, error) {
 		return t.local, nil
 	}
 	return t.files.do(func() (snapshot.FS, error) {
-		if err := eachLayer(t.layers, func(l *Layer) error {
-			if l.plan != nil {
-				return nil
-			}
-			_, err := l.Dir(ctx)
-			return err
-		}); err != nil {
+		if err := unpackAll(ctx, t.layers, func(l *Layer) bool { return l.plan == nil }); err != nil {
 			return nil, err
 		}
 		return t.viewOf(ctx, t.layers)
@@ -154,6 +149,20 @@ func fixes(below snapshot.FS, implied []string) []*layer.Entry {
 	return list
 }
 
+// unpackAll unpacks those of the layers that are wanted and aren't unpacked.
+func unpackAll(ctx context.Context, list []*Layer, want func(*Layer) bool) error {
+	var todo []*Layer
+	for _, l := range list {
+		if !l.ready.Load() && want(l) {
+			todo = append(todo, l)
+		}
+	}
+	return eachLayer(todo, func(l *Layer) error {
+		_, err := l.Dir(ctx)
+		return err
+	})
+}
+
 // eachLayer calls f for every layer in parallel and returns the first error.
 func eachLayer(list []*Layer, f func(*Layer) error) error {
 	errs := make([]error, len(list))
@@ -178,17 +187,12 @@ func (t *Tree) lowers(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	return t.fixed.do(func() ([]string, error) {
-		dirs := make([]string, len(list))
-		if err := eachLayer(list, func(l *Layer) (err error) {
-			_, err = l.Dir(ctx)
-			return err
-		}); err != nil {
+		if err := unpackAll(ctx, list, func(*Layer) bool { return true }); err != nil {
 			return nil, err
 		}
-		var top []string
+		var top []string // the bottom first, so far
 		for i, l := range list {
-			dirs[i] = l.path("fs")
-			top = append([]string{dirs[i]}, top...)
+			top = append(top, l.path("fs"))
 			implied := l.implied()
 			if i == 0 || len(implied) == 0 {
 				continue // there is nothing below to take attributes from
@@ -198,9 +202,10 @@ func (t *Tree) lowers(ctx context.Context) ([]string, error) {
 				return nil, err
 			}
 			if fix != "" {
-				top = append([]string{fix}, top...)
+				top = append(top, fix)
 			}
 		}
+		slices.Reverse(top)
 		return top, nil
 	})
 }

@@ -1,7 +1,6 @@
 package snapshot
 
 import (
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -9,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -110,7 +110,7 @@ func (d *openDir) stat(name string) (found, error) {
 		}
 	}
 	ent := &layer.Entry{
-		Path:    clean(join(d.path, name)),
+		Path:    d.join(name),
 		Mode:    st.Mode & 0o7777,
 		UID:     int(st.Uid),
 		GID:     int(st.Gid),
@@ -124,6 +124,13 @@ func (d *openDir) stat(name string) (found, error) {
 		f.ino = inodeID{d.layer, uint64(st.Dev), st.Ino}
 	}
 	return f, nil
+}
+
+func (d *openDir) join(name string) string {
+	if name == "." {
+		return d.path
+	}
+	return join(d.path, name)
 }
 
 // inodeID tells the files of one layer apart.
@@ -181,13 +188,8 @@ func (d *openDir) fillLink(ent *layer.Entry, name string) error {
 
 // fillXattrs reads the extended attributes, and what overlayfs says in them.
 func (d *openDir) fillXattrs(ent *layer.Entry, name string) error {
-	file := "/proc/self/fd/" + strconv.Itoa(int(d.f.Fd())) + "/" + name
-	var buf [1024]byte
-	keys, err := listXattrs(file, buf[:])
-	if err == unix.ENOENT { // no /proc
-		file = path.Join(d.layer.root, d.path, name)
-		keys, err = listXattrs(file, buf[:])
-	}
+	fd := int(d.f.Fd())
+	keys, err := listXattrs(fd, name)
 	if err != nil {
 		return d.fail("listxattr", name, err)
 	}
@@ -195,8 +197,8 @@ func (d *openDir) fillXattrs(ent *layer.Entry, name string) error {
 		if key == "" {
 			continue
 		}
-		value, err := getXattr(file, key)
-		if errors.Is(err, unix.ENODATA) {
+		value, err := getXattr(procPath(fd, name), key)
+		if err == unix.ENODATA {
 			continue
 		}
 		if err != nil {
@@ -247,9 +249,11 @@ func (d *openDir) xattrWhiteouts() bool {
 
 // listXattrs returns the names of a file's attributes, each ended by a zero
 // byte; none where the file system has no attributes.
-func listXattrs(file string, buf []byte) (string, error) {
+func listXattrs(fd int, name string) (string, error) {
+	var small [1024]byte
+	buf := small[:]
 	for {
-		n, err := unix.Llistxattr(file, buf)
+		n, err := llistxattrat(fd, name, buf)
 		switch {
 		case err == nil:
 			return string(buf[:n]), nil
@@ -261,6 +265,27 @@ func listXattrs(file string, buf []byte) (string, error) {
 			return "", err
 		}
 	}
+}
+
+// llistxattrat is listxattrat(2), and llistxattr(2) where the kernel (before
+// 6.13) or a filter doesn't have it.
+func llistxattrat(fd int, name string, buf []byte) (int, error) {
+	if p, err := unix.BytePtrFromString(name); err == nil {
+		n, _, errno := unix.Syscall6(unix.SYS_LISTXATTRAT, uintptr(fd), uintptr(unsafe.Pointer(p)),
+			unix.AT_SYMLINK_NOFOLLOW, uintptr(unsafe.Pointer(&buf[0])), uintptr(len(buf)), 0)
+		if errno == 0 {
+			return int(n), nil
+		}
+		if errno != unix.ENOSYS && errno != unix.EPERM {
+			return 0, errno
+		}
+	}
+	return unix.Llistxattr(procPath(fd, name), buf)
+}
+
+// procPath names a file in an open directory for calls that take no directory.
+func procPath(fd int, name string) string {
+	return "/proc/self/fd/" + strconv.Itoa(fd) + "/" + name
 }
 
 // maxXattr is the kernel's limit (XATTR_SIZE_MAX) for a list and for a value.

@@ -267,12 +267,7 @@ type merger struct {
 
 // addName asks one layer for a name in a directory that the layer has.
 func (m *merger) addName(src source, dir, name string) error {
-	d, err := src.open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.close()
-	f, err := d.stat(name)
+	f, err := look(src, dir, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

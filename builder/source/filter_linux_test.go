@@ -164,7 +164,7 @@ func TestIgnore(t *testing.T) {
 // Random trees look to us like to BuildKit's client through random patterns,
 // whether they are read lazily or scanned, and single paths do too.
 func TestIgnoreRandom(t *testing.T) {
-	rounds := 300
+	rounds := 100
 	if testing.Short() {
 		rounds = 30
 	}
