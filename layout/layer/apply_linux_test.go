@@ -554,7 +554,7 @@ func FuzzApply(f *testing.F) {
 			t.Fatal(err)
 		}
 		dir := filepath.Join(base, "layer")
-		_, err := Apply(context.Background(), Read(bytes.NewReader(data), Limits{Entries: 100, Size: 1 << 20}), dir, ApplyOptions{})
+		_, err := Apply(context.Background(), Read(bytes.NewReader(mended(data)), Limits{Entries: 100, Size: 1 << 20}), dir, ApplyOptions{})
 		if got, rerr := os.ReadFile(secret); rerr != nil || string(got) != "secret" {
 			t.Fatalf("the file outside has %q, %v", got, rerr)
 		}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -259,6 +260,31 @@ func decompressAll(b []byte) ([]byte, error) {
 	return io.ReadAll(r)
 }
 
+// mended is a tar with right checksums in its headers, so that what a fuzzer
+// changed elsewhere is read and not refused.
+func mended(data []byte) []byte {
+	b := bytes.Clone(data)
+	for at := 0; at+blockSize <= len(b); {
+		h := b[at : at+blockSize]
+		if bytes.Count(h, []byte{0}) < blockSize {
+			copy(h[257:265], "ustar\x0000")
+			copy(h[148:156], "        ")
+			sum := int64(0)
+			for _, c := range h {
+				sum += int64(c)
+			}
+			octal(h[148:155], sum)
+			h[154] = 0
+		}
+		size, err := strconv.ParseInt(strings.Trim(string(h[124:136]), " \x00"), 8, 32)
+		if err != nil || size < 0 {
+			size = 0
+		}
+		at += blockSize + int(size) + padding(size)
+	}
+	return b
+}
+
 // No input makes Read yield an entry that Pack refuses, but for names that a
 // layer can't have; and what Pack writes of it reads back the same.
 func FuzzRead(f *testing.F) {
@@ -272,6 +298,7 @@ func FuzzRead(f *testing.F) {
 	f.Add(paxHeader("12 uid=9999\n13 size=100\n"))
 	lim := Limits{Entries: 100, Size: 1 << 20}
 	f.Fuzz(func(t *testing.T, data []byte) {
+		data = mended(data)
 		first, err := summary(Read(bytes.NewReader(data), lim))
 		if err != nil {
 			return
