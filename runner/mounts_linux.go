@@ -38,9 +38,6 @@ func overlay(t Tree) (child.Overlay, error) {
 func (b *planner) mounts() error {
 	used := 0
 	for _, sm := range b.c.Spec.Mounts {
-		if !path.IsAbs(sm.Destination) || path.Clean(sm.Destination) == "/" || strings.ContainsRune(sm.Destination, 0) {
-			return fmt.Errorf("mount on %q: not an absolute path below the root", sm.Destination)
-		}
 		tree, ok := b.c.Trees[sm.Destination]
 		err := error(nil)
 		if ok {
@@ -81,9 +78,6 @@ func (b *planner) treeMount(sm specs.Mount, tree Tree) error {
 
 // mount plans a mount of a host path or a new file system.
 func (b *planner) mount(sm specs.Mount) error {
-	if len(sm.UIDMappings)+len(sm.GIDMappings) > 0 {
-		return errors.New("id-mapped mounts are not supported")
-	}
 	m := child.Mount{Kind: child.MountFS, Type: sm.Type, Source: sm.Source, Dest: path.Clean(sm.Destination)}
 	if isBind(sm) {
 		m.Kind = child.MountBind
@@ -156,15 +150,12 @@ func (b *planner) cgroupMount(m child.Mount) error {
 	}
 	defer f.Close()
 	top := m
-	top.Type, top.Set, top.RecSet = "tmpfs", m.Set&^unix.MOUNT_ATTR_RDONLY, 0
+	top.Type, top.Late = "tmpfs", true
 	top.Params = []string{"source=cgroup", "mode=755", "size=64k"}
 	b.plan.Mounts = append(b.plan.Mounts, top)
 	lines := bufio.NewScanner(io.LimitReader(f, maxCgroups))
 	for lines.Scan() {
 		b.hierarchy(m, lines.Text())
-	}
-	if m.Set&unix.MOUNT_ATTR_RDONLY != 0 {
-		b.plan.Frozen = append(b.plan.Frozen, m.Dest)
 	}
 	return lines.Err()
 }

@@ -3,7 +3,6 @@ package runner
 import (
 	"errors"
 	"fmt"
-	"path"
 	"slices"
 	"strings"
 
@@ -11,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bk.build/bk/runner/child"
-	"bk.build/bk/runner/seccomp"
+	"bk.build/bk/runner/spec"
 )
 
 // planner turns a container into what the child does.
@@ -27,10 +26,10 @@ type planner struct {
 // newPlan checks the container and plans it.
 func newPlan(c *Container) (*planner, error) {
 	b := &planner{c: c}
-	if c.Spec == nil || c.Spec.Process == nil || c.Spec.Linux == nil {
-		return nil, errors.New("spec lacks process or linux")
+	if err := spec.Check(c.Spec); err != nil {
+		return nil, err
 	}
-	for _, step := range []func() error{b.unsupported, b.namespaces, b.root, b.mounts, b.paths, b.devices, b.process, b.emulator} {
+	for _, step := range []func() error{b.namespaces, b.root, b.mounts, b.paths, b.devices, b.process, b.emulator} {
 		if err := step(); err != nil {
 			return nil, err
 		}
@@ -38,48 +37,9 @@ func newPlan(c *Container) (*planner, error) {
 	return b, nil
 }
 
-// unsupported refuses what would be silently missing in the container.
-func (b *planner) unsupported() error {
-	s := b.c.Spec
-	p, l := s.Process, s.Linux
-	for _, f := range []struct {
-		name string
-		set  bool
-	}{
-		{"hooks", s.Hooks != nil},
-		{"process.terminal", p.Terminal},
-		{"process.apparmorProfile", p.ApparmorProfile != ""},
-		{"process.selinuxLabel", p.SelinuxLabel != ""},
-		{"process.scheduler", p.Scheduler != nil},
-		{"process.ioPriority", p.IOPriority != nil},
-		{"process.execCPUAffinity", p.ExecCPUAffinity != nil},
-		{"linux.uidMappings", len(l.UIDMappings)+len(l.GIDMappings) > 0},
-		{"linux.resources", limits(l.Resources)},
-		{"linux.mountLabel", l.MountLabel != ""},
-		{"linux.intelRdt", l.IntelRdt != nil},
-		{"linux.personality", l.Personality != nil},
-		{"linux.timeOffsets", len(l.TimeOffsets) > 0},
-		{"linux.netDevices", len(l.NetDevices) > 0},
-		{"linux.memoryPolicy", l.MemoryPolicy != nil},
-	} {
-		if f.set {
-			return fmt.Errorf("spec: %s is not supported", f.name)
-		}
-	}
-	return nil
-}
-
-// limits reports whether resources hold more than device rules; those repeat
-// what the absence of CAP_MKNOD and of device nodes grants.
-func limits(r *specs.LinuxResources) bool {
-	return r != nil && (r.Memory != nil || r.CPU != nil || r.Pids != nil || r.BlockIO != nil ||
-		len(r.HugepageLimits) > 0 || r.Network != nil || len(r.Rdma) > 0 || len(r.Unified) > 0)
-}
-
-// namespaces demands those that hold the container together; the network and
-// the cgroup namespace are the spec's choice.
+// namespaces turns the checked list into flags.
 func (b *planner) namespaces() error {
-	known := map[specs.LinuxNamespaceType]uintptr{
+	flags := map[specs.LinuxNamespaceType]uintptr{
 		specs.PIDNamespace:     unix.CLONE_NEWPID,
 		specs.MountNamespace:   unix.CLONE_NEWNS,
 		specs.IPCNamespace:     unix.CLONE_NEWIPC,
@@ -88,15 +48,7 @@ func (b *planner) namespaces() error {
 		specs.CgroupNamespace:  unix.CLONE_NEWCGROUP,
 	}
 	for _, ns := range b.c.Spec.Linux.Namespaces {
-		flag, ok := known[ns.Type]
-		if !ok || ns.Path != "" {
-			return fmt.Errorf("spec: namespace %q with path %q is not supported", ns.Type, ns.Path)
-		}
-		b.flags |= flag
-	}
-	const needed = unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
-	if b.flags&needed != needed {
-		return errors.New("spec: namespaces pid, mount, ipc and uts are needed")
+		b.flags |= flags[ns.Type]
 	}
 	b.plan.Loopback = b.flags&unix.CLONE_NEWNET != 0
 	b.plan.Hostname, b.plan.Domainname = b.c.Spec.Hostname, b.c.Spec.Domainname
@@ -108,21 +60,12 @@ func (b *planner) root() (err error) {
 		return fmt.Errorf("root: %w", err)
 	}
 	b.plan.RootReadonly = b.c.Spec.Root != nil && b.c.Spec.Root.Readonly
-	switch b.c.Spec.Linux.RootfsPropagation {
-	case "", "private", "rprivate", "slave", "rslave":
-		return nil
-	}
-	return fmt.Errorf("spec: rootfs propagation %q is not supported", b.c.Spec.Linux.RootfsPropagation)
+	return nil
 }
 
 // paths plans what is hidden and what is read-only, and sysctls.
 func (b *planner) paths() error {
 	l := b.c.Spec.Linux
-	for _, p := range slices.Concat(l.MaskedPaths, l.ReadonlyPaths) {
-		if !path.IsAbs(p) {
-			return fmt.Errorf("spec: masked or read-only path %q is not absolute", p)
-		}
-	}
 	b.plan.Masked = l.MaskedPaths
 	b.plan.Frozen = append(b.plan.Frozen, l.ReadonlyPaths...)
 	for key, value := range l.Sysctl {
@@ -183,22 +126,14 @@ func (b *planner) devices() error {
 		{Path: "/dev/ptmx", Target: "pts/ptmx"},
 	}
 	for _, d := range b.c.Spec.Linux.Devices {
-		if err := b.device(d); err != nil {
-			return fmt.Errorf("spec: device %q: %w", d.Path, err)
-		}
+		b.device(d)
 	}
 	return nil
 }
 
-func (b *planner) device(d specs.LinuxDevice) error {
-	if path.Clean(d.Path) != d.Path || !strings.HasPrefix(d.Path, "/dev/") {
-		return errors.New("path is not below /dev")
-	}
-	kinds := map[string]uint64{"c": unix.S_IFCHR, "u": unix.S_IFCHR, "b": unix.S_IFBLK, "p": unix.S_IFIFO}
-	kind, ok := kinds[d.Type]
-	if !ok {
-		return fmt.Errorf("type %q", d.Type)
-	}
+// device adds a device that the spec names, or replaces a default one.
+func (b *planner) device(d specs.LinuxDevice) {
+	kind := map[string]uint64{"c": unix.S_IFCHR, "u": unix.S_IFCHR, "b": unix.S_IFBLK, "p": unix.S_IFIFO}[d.Type]
 	n := child.Device{Path: d.Path, Mode: kind | 0o666, UID: uint64(value(d.UID)), GID: uint64(value(d.GID))}
 	if d.FileMode != nil {
 		n.Mode = kind | uint64(d.FileMode.Perm())
@@ -208,7 +143,6 @@ func (b *planner) device(d specs.LinuxDevice) error {
 	}
 	b.plan.Devices = slices.DeleteFunc(b.plan.Devices, func(o child.Device) bool { return o.Path == n.Path })
 	b.plan.Devices = append(b.plan.Devices, n)
-	return nil
 }
 
 func value[T any](p *T) (v T) {
@@ -236,7 +170,7 @@ func (b *planner) filter() error {
 	if profile == nil {
 		return nil
 	}
-	prog, err := seccomp.Compile(profile)
+	prog, err := b.c.Filters.Compile(profile)
 	if err != nil {
 		return fmt.Errorf("spec: %w", err)
 	}

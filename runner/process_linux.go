@@ -1,10 +1,10 @@
 package runner
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -12,26 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bk.build/bk/runner/child"
+	"bk.build/bk/runner/spec"
 )
-
-// defaultPath is searched when the environment has no PATH.
-const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // process plans the command.
 func (b *planner) process() error {
 	p, q := b.c.Spec.Process, &b.plan.Process
-	if len(p.Args) == 0 || p.Args[0] == "" {
-		return errors.New("spec: process has no arguments")
-	}
-	for _, s := range append(append([]string{p.Cwd}, p.Args...), p.Env...) {
-		if strings.ContainsRune(s, 0) {
-			return fmt.Errorf("spec: zero byte in argument or environment %q", s)
-		}
-	}
-	if !path.IsAbs(p.Cwd) {
-		return fmt.Errorf("spec: working directory %q is not absolute", p.Cwd)
-	}
-	q.Argv, q.Env, q.Cwd = p.Args, environment(p), p.Cwd
+	q.Argv, q.Env, q.Cwd = p.Args, p.Env, p.Cwd
 	q.Paths = candidates(p.Args[0], q.Env)
 	q.UID, q.GID = uint64(p.User.UID), uint64(p.User.GID)
 	for _, g := range p.User.AdditionalGids {
@@ -54,27 +41,13 @@ func (b *planner) process() error {
 	return b.filter()
 }
 
-// environment adds HOME, which shells expect, when the spec lacks it.
-func environment(p *specs.Process) []string {
-	for _, e := range p.Env {
-		if strings.HasPrefix(e, "HOME=") {
-			return p.Env
-		}
-	}
-	home := "HOME=/"
-	if p.User.UID == 0 {
-		home = "HOME=/root"
-	}
-	return append(p.Env[:len(p.Env):len(p.Env)], home)
-}
-
 // candidates are the paths at which a command may be, in the order in which
 // they are tried inside of the container.
 func candidates(name string, env []string) []string {
 	if strings.Contains(name, "/") {
 		return []string{name}
 	}
-	search := defaultPath
+	search := spec.DefaultPath
 	for _, e := range env {
 		if v, ok := strings.CutPrefix(e, "PATH="); ok {
 			search = v
@@ -87,18 +60,6 @@ func candidates(name string, env []string) []string {
 		}
 	}
 	return list
-}
-
-// capabilityNames are the kernel's, by number.
-func capabilityNames() []string {
-	return []string{
-		"CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID",
-		"SETPCAP", "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW",
-		"IPC_LOCK", "IPC_OWNER", "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT",
-		"SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD",
-		"LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG",
-		"WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE",
-	}
 }
 
 // capabilities plans the sets. What this process doesn't have itself can't be
@@ -133,14 +94,9 @@ func (b *planner) capabilities() error {
 }
 
 func capabilityBits(names []string) (bits uint64, err error) {
-	known := capabilityNames()
+	known := spec.AllCapabilities()
 	for _, name := range names {
-		n := -1
-		for i, k := range known {
-			if name == "CAP_"+k {
-				n = i
-			}
-		}
+		n := slices.Index(known, name)
 		if n < 0 {
 			return 0, fmt.Errorf("spec: unknown capability %q", name)
 		}
@@ -167,31 +123,45 @@ func ownCapabilities() (last, own uint64, err error) {
 	return last, uint64(data[0].Permitted) | uint64(data[1].Permitted)<<32, nil
 }
 
-// rlimits plans the limits that differ from what the child inherits.
+// defaultNoFile is the soft limit of open files of a command whose spec sets
+// none. It does not depend on the host, and programs that go through all
+// possible descriptors stay fast.
+const defaultNoFile = 1024
+
+// rlimits plans the resource limits.
 func (b *planner) rlimits() error {
 	names := []string{
 		"CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK",
 		"AS", "LOCKS", "SIGPENDING", "MSGQUEUE", "NICE", "RTPRIO", "RTTIME",
 	}
-	for _, r := range b.c.Spec.Process.Rlimits {
-		n := -1
-		for i, name := range names {
-			if r.Type == "RLIMIT_"+name {
-				n = i
-			}
-		}
-		if n < 0 || r.Soft > r.Hard {
-			return fmt.Errorf("spec: resource limit %s with soft limit %d and hard limit %d", r.Type, r.Soft, r.Hard)
-		}
-		var now unix.Rlimit
-		if err := unix.Prlimit(0, n, nil, &now); err != nil {
-			return fmt.Errorf("get resource limit %s: %w", r.Type, err)
-		}
-		if n != unix.RLIMIT_NOFILE && now.Cur == r.Soft && now.Max == r.Hard {
-			continue
-		}
-		b.plan.Process.Rlimits = append(b.plan.Process.Rlimits,
-			child.Rlimit{Resource: uint64(n), Soft: r.Soft, Hard: r.Hard})
+	var now unix.Rlimit
+	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, nil, &now); err != nil {
+		return fmt.Errorf("get resource limits: %w", err)
 	}
+	limits := []child.Rlimit{{Resource: unix.RLIMIT_NOFILE, Soft: min(defaultNoFile, now.Max), Hard: now.Max}}
+	for _, r := range b.c.Spec.Process.Rlimits {
+		n := slices.Index(names, strings.TrimPrefix(r.Type, "RLIMIT_"))
+		if n < 0 {
+			return fmt.Errorf("spec: unknown resource limit %q", r.Type)
+		}
+		if err := canRaise(n, r); err != nil {
+			return err
+		}
+		limits = append(limits, child.Rlimit{Resource: uint64(n), Soft: r.Soft, Hard: r.Hard})
+	}
+	b.plan.Process.Rlimits = limits
 	return nil
+}
+
+// canRaise explains early what the kernel would answer with a bare EPERM.
+func canRaise(n int, r specs.POSIXRlimit) error {
+	var now unix.Rlimit
+	if err := unix.Prlimit(0, n, nil, &now); err != nil {
+		return fmt.Errorf("get resource limit %s: %w", r.Type, err)
+	}
+	_, own, err := ownCapabilities()
+	if err != nil || r.Hard <= now.Max || own>>unix.CAP_SYS_RESOURCE&1 != 0 {
+		return err
+	}
+	return fmt.Errorf("spec: hard limit %d of %s is above this process's own, %d: raise that, or run with CAP_SYS_RESOURCE", r.Hard, r.Type, now.Max)
 }

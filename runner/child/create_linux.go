@@ -62,12 +62,11 @@ func (r *rootfs) step(at, name string, dir bool) (target string, err error) {
 		return "", err
 	}
 	defer syscall.Close(n)
-	b, e := make([]byte, 4096), cstr("")
-	size, errLink := call(syscall.SYS_READLINKAT, fd(n), ptr(e), ptr(&b[0]), uintptr(len(b)))
-	if errLink != nil || size == 0 {
+	target, errLink := readlink(n)
+	if errLink != nil { // not a link: it was there before
 		return "", nil
 	}
-	return string(b[:size]), nil
+	return target, nil
 }
 
 // cut returns the first element of a path and the rest.
@@ -127,25 +126,16 @@ func (r *rootfs) makeDevices(p *Plan) error {
 }
 
 // devParent opens the directory of a path below /dev; missing ones are made.
+// The caller closes it unless it is r.dev.
 func (r *rootfs) devParent(path string) (int, error) {
-	dir := parent(path)
-	if dir == "/dev" {
-		return openat2(r.dev, ".", oPath|syscall.O_DIRECTORY, resolveBeneath)
-	}
-	at, err := openat2(r.dev, ".", oPath|syscall.O_DIRECTORY, resolveBeneath)
-	if err != nil {
-		return -1, err
-	}
-	for rest := dir[len("/dev"):]; ; {
+	at := r.dev
+	for rest := parent(path)[len("/dev"):]; ; {
 		var name string
 		if name, rest = cut(rest); name == "" {
 			return at, nil
 		}
-		if err := syscall.Mkdirat(at, name, 0o755); err != nil && err != syscall.EEXIST {
-			return -1, err
-		}
-		next, err := openat2(at, name, oPath|syscall.O_DIRECTORY, resolveBeneath|resolveNoSymlinks)
-		syscall.Close(at)
+		next, err := subdir(at, name)
+		r.closeDir(at)
 		if err != nil {
 			return -1, err
 		}
@@ -153,12 +143,25 @@ func (r *rootfs) devParent(path string) (int, error) {
 	}
 }
 
+func (r *rootfs) closeDir(dir int) {
+	if dir != r.dev {
+		syscall.Close(dir)
+	}
+}
+
+func subdir(at int, name string) (int, error) {
+	if err := syscall.Mkdirat(at, name, 0o755); err != nil && err != syscall.EEXIST {
+		return -1, err
+	}
+	return openat2(at, name, oPath|syscall.O_DIRECTORY, resolveBeneath|resolveNoSymlinks)
+}
+
 func (r *rootfs) makeDevice(d *Device) error {
 	dir, err := r.devParent(d.Path)
 	if err != nil {
 		return err
 	}
-	defer syscall.Close(dir)
+	defer r.closeDir(dir)
 	name := base(d.Path)
 	err = syscall.Mknodat(dir, name, uint32(d.Mode), int(d.Rdev))
 	if err == syscall.EEXIST {
@@ -193,8 +196,6 @@ func (r *rootfs) makeLink(l Link) error {
 	if err != nil {
 		return err
 	}
-	defer syscall.Close(dir)
-	t, n := cstr(l.Target), cstr(base(l.Path))
-	_, err = call(syscall.SYS_SYMLINKAT, ptr(t), fd(dir), ptr(n))
-	return err
+	defer r.closeDir(dir)
+	return symlinkat(l.Target, dir, base(l.Path))
 }

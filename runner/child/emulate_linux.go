@@ -16,18 +16,17 @@ const binfmtDir = "/proc/sys/fs/binfmt_misc"
 // the mount read-only.
 func (s *step) emulate(p *Plan, ready int) {
 	s.clone.flags |= syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS
-	kind, dir, root := cstr("binfmt_misc"), cstr(binfmtDir), cstr("")
-	register, line := cstr(binfmtDir+"/register"), cstr(p.Emulator)
-	here := atFDCWD
-	s.add("wait for the user namespace", syscall.SYS_READ, fd(ready), uintptr(unsafe.Pointer(&make([]byte, 1)[0])), 1)
-	s.add("mount binfmt_misc", syscall.SYS_MOUNT, ptr(kind), ptr(dir), ptr(kind),
-		syscall.MS_NOSUID|syscall.MS_NODEV|syscall.MS_NOEXEC, ptr(root))
-	s.add("open "+binfmtDir+"/register", syscall.SYS_OPENAT, fd(here), ptr(register),
-		syscall.O_WRONLY|syscall.O_CLOEXEC).keep = true
-	s.add("register the emulator", syscall.SYS_WRITE, 0, ptr(line), uintptr(len(p.Emulator))).kept = true
+	kind, dir := s.cref("binfmt_misc"), s.cref(binfmtDir)
 	attr := &[4]uint64{attrReadonly}
-	s.add("make binfmt_misc read-only", sysMountSetattr, fd(here), ptr(dir), 0,
-		uintptr(unsafe.Pointer(attr)), unsafe.Sizeof(*attr))
+	here := atFDCWD
+	s.add("wait for the user namespace", syscall.SYS_READ, fd(ready), s.ref(unsafe.Pointer(new(byte))), 1)
+	s.add("mount binfmt_misc", syscall.SYS_MOUNT, kind, dir, kind,
+		syscall.MS_NOSUID|syscall.MS_NODEV|syscall.MS_NOEXEC, 0)
+	s.add("open "+binfmtDir+"/register", syscall.SYS_OPENAT, fd(here), s.cref(binfmtDir+"/register"),
+		syscall.O_WRONLY|syscall.O_CLOEXEC).keep = true
+	s.add("register the emulator", syscall.SYS_WRITE, 0, s.cref(p.Emulator), uintptr(len(p.Emulator))).kept = true
+	s.add("make binfmt_misc read-only", sysMountSetattr, fd(here), dir, 0,
+		s.ref(unsafe.Pointer(attr)), unsafe.Sizeof(*attr))
 }
 
 // mapIdentity gives the process's user namespace the ids of ours.

@@ -31,7 +31,18 @@ type step struct {
 	argv   []*byte
 	envv   []*byte
 	failed []byte // the frame of a failed execve
+	// held keeps alive, and off the stack, what the calls point to.
+	held []unsafe.Pointer
 }
+
+// ref returns the address of something that must be there at the fork.
+func (s *step) ref(p unsafe.Pointer) uintptr {
+	s.held = append(s.held, p)
+	return uintptr(p)
+}
+
+// cref returns the address of a C string.
+func (s *step) cref(v string) uintptr { return s.ref(unsafe.Pointer(cstr(v))) }
 
 type cloneArgs struct {
 	flags, pidfd, childTID, parentTID, exitSignal, stack, stackSize, tls uint64
@@ -126,7 +137,7 @@ func (s *step) rights(p *Plan) {
 	for i := range q.Rlimits {
 		r := &q.Rlimits[i]
 		s.add("set resource limit "+itoa(int(r.Resource)), syscall.SYS_PRLIMIT64, 0,
-			uintptr(r.Resource), uintptr(unsafe.Pointer(&r.Soft)), 0)
+			uintptr(r.Resource), s.ref(unsafe.Pointer(&r.Soft)), 0)
 	}
 	s.add("", syscall.SYS_UMASK, uintptr(q.Umask))
 	for c := uint64(0); c <= q.LastCap; c++ {
@@ -136,7 +147,7 @@ func (s *step) rights(p *Plan) {
 	}
 	s.user(q)
 	s.add("close descriptors", sysCloseRange, 3, 1<<32-1, closeRangeCloexec)
-	s.add("unblock signals", syscall.SYS_RT_SIGPROCMASK, 2, uintptr(unsafe.Pointer(&s.unmask)), 0, 8)
+	s.add("unblock signals", syscall.SYS_RT_SIGPROCMASK, 2, s.ref(unsafe.Pointer(&s.unmask)), 0, 8)
 	if q.NoNewPrivs {
 		s.add("set no_new_privs", syscall.SYS_PRCTL, prSetNoNewPrivs, 1)
 		s.capabilities(q)
@@ -160,7 +171,7 @@ func (s *step) user(q *Process) {
 	}
 	uid, gid := uintptr(q.UID), uintptr(q.GID)
 	s.add("keep capabilities", syscall.SYS_PRCTL, prSetKeepcaps, 1)
-	s.add("set supplementary groups", syscall.SYS_SETGROUPS, uintptr(len(q.Groups)), uintptr(unsafe.Pointer(groups)))
+	s.add("set supplementary groups", syscall.SYS_SETGROUPS, uintptr(len(q.Groups)), s.ref(unsafe.Pointer(groups)))
 	s.add("set the group to "+itoa(int(q.GID)), syscall.SYS_SETRESGID, gid, gid, gid)
 	s.add("set the user to "+itoa(int(q.UID)), syscall.SYS_SETRESUID, uid, uid, uid)
 	s.add("", syscall.SYS_PRCTL, prSetKeepcaps, 0)
@@ -197,8 +208,8 @@ func (s *step) capset(op string, effective, permitted, inheritable uint64) {
 		data[i].permitted = uint32(permitted >> shift)
 		data[i].inheritable = uint32(inheritable >> shift)
 	}
-	s.add(op, syscall.SYS_CAPSET, uintptr(unsafe.Pointer(&capHeader{version: capVersion3})),
-		uintptr(unsafe.Pointer(data)))
+	s.add(op, syscall.SYS_CAPSET, s.ref(unsafe.Pointer(&capHeader{version: capVersion3})),
+		s.ref(unsafe.Pointer(data)))
 }
 
 // permitted returns the capabilities that this process has.
@@ -219,7 +230,7 @@ func (s *step) filter(q *Process) {
 		length uint16
 		code   *byte
 	}{uint16(len(code) / 8), &code[0]}
-	s.add("load the seccomp filter", sysSeccomp, seccompSetFilter, uintptr(q.FilterFlags), uintptr(unsafe.Pointer(prog)))
+	s.add("load the seccomp filter", sysSeccomp, seccompSetFilter, uintptr(q.FilterFlags), s.ref(unsafe.Pointer(prog)))
 }
 
 // fork returns in the parent only.
@@ -229,8 +240,9 @@ func (s *step) filter(q *Process) {
 func (s *step) fork() (uintptr, syscall.Errno) {
 	pid, _, errno := syscall.RawSyscall6(sysClone3, uintptr(unsafe.Pointer(&s.clone)), unsafe.Sizeof(s.clone), 0, 0, 0, 0)
 	if errno == syscall.ENOSYS || errno == syscall.EPERM {
-		flags := uintptr(s.clone.flags&^cloneClearSighand | s.clone.exitSignal)
-		pid, _, errno = syscall.RawSyscall6(syscall.SYS_CLONE, flags, 0, 0, 0, 0, 0)
+		var args [2]uintptr // s390x has the stack first
+		args[cloneFlagsArg] = uintptr(s.clone.flags&^cloneClearSighand | s.clone.exitSignal)
+		pid, _, errno = syscall.RawSyscall6(syscall.SYS_CLONE, args[0], args[1], 0, 0, 0, 0)
 	}
 	if errno == 0 && pid == 0 {
 		s.becomeStep()

@@ -317,9 +317,25 @@ func (r *rootfs) enter() error {
 	if err := syscall.Fchdir(old); err != nil {
 		return explain("enter the old root", err)
 	}
-	if err := syscall.Unmount(".", syscall.MNT_DETACH); err != nil {
-		return explain("detach the old root", err)
+	if err := detachAll(); err != nil {
+		return err
 	}
 	syscall.Close(old)
 	return explain("enter the new root", syscall.Chdir("/"))
+}
+
+// detachAll unmounts what is mounted on the working directory, the topmost
+// first, and then the mount that the directory is the root of: staged mounts
+// are on top of the old root, and as long as one of the two is attached, the
+// step could reach the host by "/..".
+func detachAll() error {
+	for n := 0; ; n++ {
+		err := syscall.Unmount(".", syscall.MNT_DETACH)
+		if err == syscall.EINVAL && n > 0 { // the directory isn't attached anywhere
+			return nil
+		}
+		if err != nil {
+			return explain("detach the old root", err)
+		}
+	}
 }

@@ -86,6 +86,7 @@ func explain(op string, err error) error {
 	return &failure{op, errnoOf(err)}
 }
 
+// call is for system calls whose arguments hold no pointers.
 func call(nr uintptr, a ...uintptr) (int, error) {
 	var v [6]uintptr
 	copy(v[:], a)
@@ -96,15 +97,12 @@ func call(nr uintptr, a ...uintptr) (int, error) {
 	return int(r), nil
 }
 
-// cstr returns the address of s with a zero byte behind it. The caller passes
-// it to a system call in the same expression or keeps the slice alive.
+// cstr returns the address of s with a zero byte behind it.
 func cstr(s string) *byte {
 	b := make([]byte, len(s)+1)
 	copy(b, s)
 	return &b[0]
 }
-
-func ptr(b *byte) uintptr { return uintptr(unsafe.Pointer(b)) }
 
 func fd(n int) uintptr { return uintptr(n) }
 
@@ -144,6 +142,25 @@ func moveMount(mount, to int) error {
 	e := cstr("")
 	_, _, err := syscall.Syscall6(sysMoveMount, fd(mount), uintptr(unsafe.Pointer(e)),
 		fd(to), uintptr(unsafe.Pointer(e)), moveFromEmpty|moveToEmpty, 0)
+	if err != 0 {
+		return err
+	}
+	return nil
+}
+
+func readlink(link int) (string, error) {
+	b, e := make([]byte, 4096), cstr("")
+	n, _, err := syscall.Syscall6(syscall.SYS_READLINKAT, fd(link), uintptr(unsafe.Pointer(e)),
+		uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), 0, 0)
+	if err != 0 {
+		return "", err
+	}
+	return string(b[:n]), nil
+}
+
+func symlinkat(target string, dir int, name string) error {
+	t, n := cstr(target), cstr(name)
+	_, _, err := syscall.Syscall(syscall.SYS_SYMLINKAT, uintptr(unsafe.Pointer(t)), fd(dir), uintptr(unsafe.Pointer(n)))
 	if err != 0 {
 		return err
 	}

@@ -1,0 +1,6 @@
+package child
+
+const (
+	sysSeccomp    = 317
+	cloneFlagsArg = 0 // of clone(2)
+)

@@ -1,0 +1,6 @@
+package child
+
+const (
+	sysSeccomp    = 277
+	cloneFlagsArg = 0 // of clone(2)
+)
