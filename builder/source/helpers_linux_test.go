@@ -53,13 +53,6 @@ func addFiles(t testing.TB, dir string, files map[string]string) {
 // without waiting.
 func settleDown() { time.Sleep(2 * tick) }
 
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 func open(t testing.TB, dir string, opts LocalOptions) *Local {
 	t.Helper()
 	l, err := OpenLocal(dir, opts)

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sort"
+	"time"
 )
 
 // An index file remembers the digests of one directory tree's files. It is
@@ -350,11 +351,12 @@ func writeIndex(name string, raw []byte) (err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("write the digest index: %w", err)
 	}
-	f, err := os.CreateTemp(dir, ".new-*")
+	f, err := os.CreateTemp(dir, newIndex)
 	if err != nil {
 		return fmt.Errorf("write the digest index: %w", err)
 	}
 	defer os.Remove(f.Name())
+	sweep(dir)
 	_, err = f.Write(raw)
 	if err = errors.Join(err, f.Close()); err == nil {
 		err = os.Rename(f.Name(), name)
@@ -363,4 +365,17 @@ func writeIndex(name string, raw []byte) (err error) {
 		return fmt.Errorf("write the digest index: %w", err)
 	}
 	return nil
+}
+
+// newIndex are the names of index files that are being written.
+const newIndex = ".new-*"
+
+// sweep removes what writers that were killed left.
+func sweep(dir string) {
+	left, _ := filepath.Glob(filepath.Join(dir, newIndex))
+	for _, name := range left {
+		if st, err := os.Lstat(name); err == nil && time.Since(st.ModTime()) > time.Hour {
+			os.Remove(name)
+		}
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -165,6 +166,11 @@ func TestIndexFile(t *testing.T) {
 	if readIndex(name) != nil {
 		t.Error("a directory is an index")
 	}
+	killed := filepath.Join(filepath.Dir(name), ".new-1")
+	must(t, os.WriteFile(killed, nil, 0o600))
+	must(t, os.Chtimes(killed, time.Unix(1, 0), time.Unix(1, 0)))
+	must(t, os.Remove(name))
+	must(t, writeIndex(name, raw))
 	left, err := filepath.Glob(filepath.Join(filepath.Dir(name), ".new-*"))
 	if err != nil || len(left) != 0 {
 		t.Errorf("left: %v %v", left, err)

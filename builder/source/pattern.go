@@ -18,6 +18,7 @@ type pattern struct {
 	prefix string // text without a "/*" or "/**" at its end
 	kind   kind
 	lit    string     // exact, prefix: what to compare with; suffix: what to end in
+	tail   string     // glob, library: what a matching path ends in, at least
 	glob   []token    // glob
 	lib    *libMatch  // library
 	elems  []elements // text split at slashes
@@ -48,6 +49,7 @@ func compile(text string, except bool) (pattern, error) {
 	} else {
 		p.kind = library
 	}
+	p.tail = tailOf(text)
 	if p.kind == library {
 		lib, err := newLibMatch(text)
 		if err != nil {
@@ -68,7 +70,13 @@ func compile(text string, except bool) (pattern, error) {
 // simple says that a pattern has only characters that stand for themselves,
 // stars and question marks.
 func simple(text string) bool {
-	return !strings.ContainsAny(text, "[]\\\x00\uFEFF") && utf8.ValidString(text) && !strings.ContainsRune(text, utf8.RuneError)
+	return !strings.ContainsAny(text, `[]\`) && plain(text)
+}
+
+// plain says that a text is made of characters, none of which patternmatcher's
+// scanner treats in its own way.
+func plain(text string) bool {
+	return utf8.ValidString(text) && !strings.ContainsAny(text, "\x00\uFEFF\uFFFD")
 }
 
 // unescaped are the characters to which patternmatcher's translation leaves the
@@ -96,6 +104,23 @@ func (p *pattern) classify() {
 	}
 }
 
+// tailOf returns the characters after the last special one, which a path must
+// end in to match the pattern.
+func tailOf(text string) string {
+	if strings.ContainsAny(text, `|\`) || !plain(text) {
+		return ""
+	}
+	i := strings.LastIndexAny(text, "*?[]"+unescaped)
+	if i < 0 {
+		return ""
+	}
+	tail := text[i+1:]
+	if strings.HasSuffix(text[:i+1], "**") {
+		tail = strings.TrimPrefix(tail, "/")
+	}
+	return tail
+}
+
 // tooMany says that a pattern has so many wildcards that trying all ways to
 // match it could take long.
 func tooMany(list []token) bool {
@@ -115,7 +140,11 @@ func (p *pattern) match(path string) bool {
 		return strings.HasPrefix(path, p.lit)
 	case suffix:
 		return strings.HasSuffix(path, p.lit) || p.lit != "" && p.lit[0] == '/' && path == p.lit[1:]
-	case glob:
+	}
+	if !strings.HasSuffix(path, p.tail) {
+		return false
+	}
+	if p.kind == glob {
 		if strings.IndexByte(path, '\n') < 0 {
 			return matchTokens(p.glob, path)
 		}

@@ -81,7 +81,7 @@ func checkPatterns(t *testing.T, patterns []string, path string) {
 var patternTests = []string{
 	"a", "*", "**", "**/a", "a/**", "a**", "**a", "a*b", "a?b", "?", "*/a", "a/*/b", "a/**/b", "a**b", "**/*.go",
 	"**/a/*", "*a*", "a/b", "[ab]", "[^a]", `a\*`, `\d`, "a^b", "^a*", "é?", "*é", "**/**", "**/a/**", "a/*", "a.b", "a+*", "a$*", "{a}*", "(a)?",
-	"*a*b*c*d*e", "**/a/**/b/**/c", "a//b", "./a", "a/../b", " a ", "\uFEFFa*", "a|*", "a{2}*", "x*}{",
+	"*a*b*c*d*e", "**/a/**/b/**/c", "a//b", "./a", "a/../b", " a ", "\uFEFFa*", "a|*", "a{2}*", `\PC`, `\x41`, `*\Qa`, "[ab]c", "**/[ab]c", "*/c", "***/c", "x*}{",
 }
 
 var pathTests = []string{

@@ -196,7 +196,7 @@ func (w *worker) unread(t task, err error) error {
 		return nil
 	}
 	if err == fs.ErrNotExist {
-		return changed(t.self.entry.Path)
+		return t.self.vanish()
 	}
 	return readable(t.self.entry.Path, err)
 }

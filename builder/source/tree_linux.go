@@ -332,9 +332,11 @@ func (d *dir) readPaths(fd int, buf []byte) (paths []string, modes []uint16, err
 	for i, mode := range modes {
 		if mode == 0 { // the file system doesn't tell types here
 			var st unix.Statx_t
-			if stat(fd, paths[i][len(prefix):], &st) == nil {
-				modes[i] = st.Mode
+			err := stat(fd, paths[i][len(prefix):], &st)
+			if err != nil && missing(err) != fs.ErrNotExist {
+				return nil, nil, err
 			}
+			modes[i] = st.Mode
 		}
 	}
 	return paths, modes, nil
