@@ -97,3 +97,36 @@ func BenchmarkViewWalk(b *testing.B) {
 		}
 	}
 }
+
+// 60 layers that all have files in the same 20 directories.
+func BenchmarkViewManyLayers(b *testing.B) {
+	tmp := b.TempDir()
+	var layers []Layer
+	for l := range 60 {
+		dir := filepath.Join(tmp, fmt.Sprint(l))
+		for i := range 400 {
+			p := filepath.Join(dir, fmt.Sprintf("usr/%d/f%d", i%20, i+l*13))
+			os.MkdirAll(filepath.Dir(p), 0o755)
+			if err := os.WriteFile(p, []byte("x"), 0o644); err != nil {
+				b.Fatal(err)
+			}
+		}
+		layers = append(layers, DirLayer(dir))
+	}
+	b.Run("walk", func(b *testing.B) {
+		for b.Loop() {
+			for _, err := range Walk(NewView(layers...), ".") {
+				if err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+	})
+	b.Run("lookup", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := NewView(layers...).Lstat("usr/7/f7"); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}

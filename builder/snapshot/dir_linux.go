@@ -3,7 +3,6 @@ package snapshot
 import (
 	"fmt"
 	"io/fs"
-	"os"
 	"path"
 	"strconv"
 	"strings"
@@ -32,7 +31,7 @@ func (l *dirLayer) open(dir string) (dirReader, error) {
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path.Join(l.root, dir), Err: err}
 	}
-	return &openDir{layer: l, path: dir, f: os.NewFile(uintptr(fd), path.Join(l.root, dir))}, nil
+	return &openDir{layer: l, path: dir, fd: fd}, nil
 }
 
 // openBelow opens a path below root in which no element is a symlink.
@@ -90,18 +89,32 @@ func retry(f func() (int, error)) (int, error) {
 type openDir struct {
 	layer *dirLayer
 	path  string
-	f     *os.File
+	fd    int
 }
 
-func (d *openDir) close()                   { d.f.Close() }
-func (d *openDir) names() ([]string, error) { return d.f.Readdirnames(-1) }
+func (d *openDir) close() { unix.Close(d.fd) }
+
+// names implements dirReader.
+func (d *openDir) names() ([]string, error) {
+	var names []string
+	buf := make([]byte, 8<<10)
+	for {
+		n, err := retry(func() (int, error) { return unix.ReadDirent(d.fd, buf) })
+		if err != nil {
+			return nil, d.fail("readdir", ".", err)
+		}
+		if n == 0 {
+			return names, nil
+		}
+		_, _, names = unix.ParseDirent(buf[:n], -1, names)
+	}
+}
 
 // stat implements dirReader.
 func (d *openDir) stat(name string) (found, error) {
 	var st unix.Stat_t
-	fd := int(d.f.Fd())
 	for {
-		err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
+		err := unix.Fstatat(d.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
 		if err == nil {
 			break
 		}
@@ -178,7 +191,7 @@ func (d *openDir) fill(ent *layer.Entry, name string, st *unix.Stat_t) error {
 func (d *openDir) fillLink(ent *layer.Entry, name string) error {
 	ent.Type, ent.Mode = layer.Symlink, 0o777
 	var buf [unix.PathMax + 1]byte
-	n, err := retry(func() (int, error) { return unix.Readlinkat(int(d.f.Fd()), name, buf[:]) })
+	n, err := retry(func() (int, error) { return unix.Readlinkat(d.fd, name, buf[:]) })
 	if err != nil {
 		return d.fail("readlink", name, err)
 	}
@@ -188,8 +201,7 @@ func (d *openDir) fillLink(ent *layer.Entry, name string) error {
 
 // fillXattrs reads the extended attributes, and what overlayfs says in them.
 func (d *openDir) fillXattrs(ent *layer.Entry, name string) error {
-	fd := int(d.f.Fd())
-	keys, err := listXattrs(fd, name)
+	keys, err := listXattrs(d.fd, name)
 	if err != nil {
 		return d.fail("listxattr", name, err)
 	}
@@ -197,7 +209,7 @@ func (d *openDir) fillXattrs(ent *layer.Entry, name string) error {
 		if key == "" {
 			continue
 		}
-		value, err := getXattr(procPath(fd, name), key)
+		value, err := getXattr(procPath(d.fd, name), key)
 		if err == unix.ENODATA {
 			continue
 		}
@@ -240,7 +252,7 @@ func (d *openDir) setXattr(ent *layer.Entry, key, value string) error {
 func (d *openDir) xattrWhiteouts() bool {
 	for _, class := range overlayClasses {
 		var buf [2]byte
-		if n, err := unix.Fgetxattr(int(d.f.Fd()), class+"opaque", buf[:]); err == nil && string(buf[:n]) == "x" {
+		if n, err := unix.Fgetxattr(d.fd, class+"opaque", buf[:]); err == nil && string(buf[:n]) == "x" {
 			return true
 		}
 	}

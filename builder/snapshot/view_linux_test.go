@@ -147,6 +147,11 @@ func viewLikeOverlayfs(t *testing.T, seed uint64) {
 		t.Errorf("seed %d (-overlayfs +view):\n%s", seed, diff)
 	}
 	checkLookups(t, NewView(layers...), NewView(layers...), seed)
+	for i := range layers {
+		layers[i] = Remember(layers[i])
+	}
+	checkLookups(t, NewView(layers...), NewView(layers...), seed)
+	checkLookups(t, NewView(layers...), NewView(layers...), seed) // from memory
 	checkPlans(t, dirs, got, seed)
 }
 
@@ -293,6 +298,26 @@ func TestViewLikeLayerWalk(t *testing.T) {
 		want := describe(t, layer.Walk(dir), true)
 		if diff := cmp.Diff(want, describe(t, Walk(NewView(DirLayer(dir)), "."), true)); diff != "" {
 			t.Errorf("seed %d (-layer +view):\n%s", seed, diff)
+		}
+	}
+}
+
+// Where the kernel has no openat2 the same is opened, and no link followed,
+// one element at a time.
+func TestOpenSteps(t *testing.T) {
+	_, dir := dirView(t, "f a/b/c x\nl l a\nl a/m b\nl a/b/n c")
+	base, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(base)
+	for p, ok := range map[string]bool{"a/b/c": true, "a": true, ".": true, "l/b/c": false, "a/m/c": false, "a/b/n": false, "a/b/c/d": false, "none/x": false} {
+		fd, err := openSteps(base, p, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC)
+		if (err == nil) != ok {
+			t.Errorf("%s: %v", p, err)
+		}
+		if err == nil {
+			unix.Close(fd)
 		}
 	}
 }
