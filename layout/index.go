@@ -60,8 +60,12 @@ func (d *Dir) writeIndex(index ocispec.Index) error {
 }
 
 // updateIndex applies change to index.json under the lock and writes the result
-// when it differs.
+// when it differs. A change that has no effect does not even take the lock,
+// whose file would show as a write to the directory.
 func (d *Dir) updateIndex(change func(*ocispec.Index)) error {
+	if old, err := d.Index(); err == nil && reflect.DeepEqual(changed(old, change), old) {
+		return nil
+	}
 	unlock, err := d.lockIndex()
 	if err != nil {
 		return err
@@ -74,13 +78,18 @@ func (d *Dir) updateIndex(change func(*ocispec.Index)) error {
 	if err != nil {
 		return err
 	}
-	index := old
-	index.Manifests = slices.Clone(old.Manifests)
-	change(&index)
+	index := changed(old, change)
 	if reflect.DeepEqual(index, old) {
 		return nil
 	}
 	return d.writeIndex(index)
+}
+
+// changed applies change to a copy of index.
+func changed(index ocispec.Index, change func(*ocispec.Index)) ocispec.Index {
+	index.Manifests = slices.Clone(index.Manifests)
+	change(&index)
+	return index
 }
 
 // SetRef makes name lead to desc. A name is a full reference, such as

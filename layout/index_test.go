@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	digest "github.com/opencontainers/go-digest"
@@ -59,8 +60,15 @@ func TestSetRef(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	long := time.Unix(1000, 0)
+	if err := os.Chtimes(d.Path(), long, long); err != nil {
+		t.Fatal(err)
+	}
 	set("docker.io/library/app:v1", b)
 	set("", b)
+	if dir, err := os.Stat(d.Path()); err != nil || !dir.ModTime().Equal(long) {
+		t.Errorf("a file was made in the layout though nothing changed (%v)", err)
+	}
 	after, err := os.Stat(filepath.Join(d.Path(), "index.json"))
 	if err != nil {
 		t.Fatal(err)
