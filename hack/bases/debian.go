@@ -28,7 +28,14 @@ func makeDebian(ctx context.Context, w *layoutWriter, arch, work string) (*image
 	if err != nil {
 		return nil, err
 	}
-	l, err := w.addLayer("ADD root.tar /", func(tw *tar.Writer) error { return copyTree(tw, tree) })
+	l, err := w.addLayer("ADD root.tar /", func(tw *tar.Writer) error {
+		dev := dir("dev", 0o755).Header // mmdebstrap leaves it out with its devices
+		dev.ModTime, dev.Format = epoch, tar.FormatPAX
+		if err := tw.WriteHeader(&dev); err != nil {
+			return err
+		}
+		return copyTree(tw, tree)
+	})
 	return &image{arch: arch, env: []string{searchPath}, cmd: []string{"bash"}, layers: []layer{l}}, err
 }
 
@@ -167,7 +174,7 @@ func copyEntry(tw *tar.Writer, tr *tar.Reader, h *tar.Header) error {
 func isVolatile(name string) bool {
 	name = path.Clean(name)
 	switch name {
-	case "etc/hostname", "etc/resolv.conf", "etc/machine-id", "var/cache/ldconfig/aux-cache", "var/cache/apt/pkgcache.bin",
+	case "dev", "etc/hostname", "etc/resolv.conf", "etc/machine-id", "var/cache/ldconfig/aux-cache", "var/cache/apt/pkgcache.bin",
 		"var/cache/apt/srcpkgcache.bin":
 		return true
 	}

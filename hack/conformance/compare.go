@@ -100,10 +100,28 @@ func compareTrees(want, got *image) []string {
 		case g[p] == "":
 			diffs = append(diffs, fmt.Sprintf("file %q: want %s, got nothing", p, w[p]))
 		default:
-			diffs = append(diffs, fmt.Sprintf("file %q: want %s, got %s", p, w[p], g[p]))
+			diffs = append(diffs, fmt.Sprintf("file %q: want %s, got %s", p, w[p], g[p])+
+				compareText(want.tree.nodes[p].text, got.tree.nodes[p].text))
 		}
 	}
 	return diffs
+}
+
+// compareText lists lines that only one of two small files has.
+func compareText(want, got string) string {
+	w, g := strings.Split(want, "\n"), strings.Split(got, "\n")
+	var s strings.Builder
+	for _, side := range []struct {
+		sign        string
+		lines, have []string
+	}{{"-", w, g}, {"+", g, w}} {
+		for _, l := range side.lines {
+			if !slices.Contains(side.have, l) {
+				fmt.Fprintf(&s, "\n          %s %s", side.sign, l)
+			}
+		}
+	}
+	return s.String()
 }
 
 func keys[V any](a, b map[string]V) []string {

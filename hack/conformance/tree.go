@@ -4,6 +4,7 @@ package main
 
 import (
 	"archive/tar"
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // A tree is a flattened image: what a container would see. It is written from
@@ -25,11 +27,15 @@ type node struct {
 	uid, gid     int
 	size         int64
 	sum          [32]byte
+	text         string // of a small text file, to show in differences
 	link         string
 	major, minor int64
 	xattrs       map[string]string
 	implied      bool // a parent that no layer names
 }
+
+// maxText is the size up to which files are kept to be shown.
+const maxText = 4096
 
 func newTree() *tree {
 	return &tree{map[string]*node{".": {kind: tar.TypeDir, mode: 0o755, implied: true}}}
@@ -99,8 +105,14 @@ func (t *tree) node(tr *tar.Reader, h *tar.Header, upper map[string]*node) (*nod
 	case tar.TypeChar, tar.TypeBlock:
 		n.major, n.minor = h.Devmajor, h.Devminor
 	case tar.TypeReg:
-		sum := sha256.New()
-		if _, err := io.Copy(sum, tr); err != nil {
+		sum, head := sha256.New(), &bytes.Buffer{}
+		if _, err := io.CopyN(head, tr, min(h.Size, maxText)); err != nil {
+			return nil, err
+		}
+		if h.Size < maxText && utf8.Valid(head.Bytes()) {
+			n.text = head.String()
+		}
+		if _, err := io.Copy(sum, io.MultiReader(head, tr)); err != nil {
 			return nil, err
 		}
 		sum.Sum(n.sum[:0])
