@@ -19,6 +19,7 @@ import (
 	"bk.build/bk/builder/snapshot"
 	"bk.build/bk/layout/layer"
 	"bk.build/bk/runner"
+	"bk.build/bk/runner/spec"
 )
 
 // step is one run of an exec operation: it prepares a container from the
@@ -332,31 +333,84 @@ func (s *step) container(ctx context.Context) (runner.Container, error) {
 	if err != nil {
 		return none, fmt.Errorf("user %q: %w", meta.User, err)
 	}
+	if s.op.Security != pb.SecurityMode_SANDBOX {
+		return none, fmt.Errorf("security mode %s is not allowed", s.op.Security)
+	}
 	if err := s.addHostFiles(); err != nil {
 		return none, err
 	}
-	sp := runSpec(specOptions{
-		Args: meta.Args, Env: env, Cwd: cmp.Or(meta.Cwd, "/"), User: user,
-		Hostname: s.hostname(), ReadonlyRoot: s.readonly,
-		NoNetwork: s.noNetwork(), Insecure: s.op.Security == pb.SecurityMode_INSECURE,
-	})
-	for _, m := range sp.Mounts {
-		s.targets = append(s.targets, snapshot.Target{Path: m.Destination})
+	for _, p := range []string{"/proc", "/dev", "/sys"} {
+		s.targets = append(s.targets, snapshot.Target{Path: p})
 	}
 	trees := map[string]runner.Tree{}
+	var mounts []specs.Mount
 	if err := s.addStubs(ctx); err != nil {
 		return none, err
 	}
 	for _, m := range s.mounts {
-		sp.Mounts = append(sp.Mounts, m.Mount)
+		mounts = append(mounts, m.Mount)
 		if m.tree != nil {
 			trees[m.Destination] = *m.tree
 		}
+	}
+	sp, err := spec.Default(spec.Options{
+		Args: meta.Args, Env: env, Cwd: meta.Cwd, User: user,
+		Hostname: s.hostname(), ReadonlyRoot: s.readonly, Network: s.network(),
+		Mounts: mounts, Rlimits: rlimits(meta.Ulimit),
+	})
+	if err != nil {
+		return none, err
 	}
 	return runner.Container{
 		ID: randomID(), Spec: sp, Root: s.rootTree, Trees: trees,
 		Stdout: &output{s.n.event, 1}, Stderr: &output{s.n.event, 2},
 	}, nil
+}
+
+// network returns the network that the step is in: the one that it names, else
+// the build's.
+func (s *step) network() string {
+	switch s.op.Network {
+	case pb.NetMode_NONE:
+		return spec.NetworkNone
+	case pb.NetMode_HOST:
+		return spec.NetworkHost
+	}
+	return cmp.Or(s.n.b.opts.Network, spec.NetworkHost)
+}
+
+// rlimits spells limits as the runtime specification does.
+func rlimits(list []*pb.Ulimit) []specs.POSIXRlimit {
+	var out []specs.POSIXRlimit
+	for _, u := range list {
+		out = append(out, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(u.Name), Soft: uint64(u.Soft), Hard: uint64(u.Hard)})
+	}
+	return out
+}
+
+// maxUserFile bounds /etc/passwd and /etc/group.
+const maxUserFile = 10 << 20
+
+// user resolves USER in the image's own files.
+func (s *step) user(name string) (spec.User, error) {
+	passwd, err := s.optional("etc/passwd")
+	if err != nil {
+		return spec.User{}, err
+	}
+	group, err := s.optional("etc/group")
+	if err != nil {
+		return spec.User{}, err
+	}
+	return spec.ResolveUser(bytes.NewReader(passwd), bytes.NewReader(group), name)
+}
+
+// optional reads a file of the root; one that isn't there is empty.
+func (s *step) optional(name string) ([]byte, error) {
+	b, err := snapshot.ReadFile(s.root, name, maxUserFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return b, err
 }
 
 func (s *step) hostname() string { return cmp.Or(s.op.Meta.Hostname, defaultHostname) }

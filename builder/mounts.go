@@ -203,7 +203,7 @@ func (b *build) sshSocket(id string, dir string, opt *pb.SSHOpt) (path string, r
 		return "", nil, nil
 	}
 	path = filepath.Join(dir, "agent")
-	ln, err := net.Listen("unix", path)
+	ln, err := listenIn(dir, "agent")
 	if err != nil {
 		return "", nil, fmt.Errorf("ssh agent %s: %w", id, err)
 	}
@@ -228,6 +228,22 @@ func (b *build) sshSocket(id string, dir string, opt *pb.SSHOpt) (path string, r
 		}
 	}()
 	return path, func() { ln.Close() }, nil
+}
+
+// listenIn listens on a socket in a directory whose path may be longer than
+// socket addresses are.
+func listenIn(dir, name string) (net.Listener, error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	ln, err := net.Listen("unix", fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), name))
+	if err != nil {
+		return nil, err
+	}
+	ln.(*net.UnixListener).SetUnlinkOnClose(false) // by then the number is another file's
+	return ln, nil
 }
 
 // server returns what answers one connection.
