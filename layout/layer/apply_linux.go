@@ -104,8 +104,8 @@ func newApplier(dir string, opts ApplyOptions) (*applier, error) {
 	return a, nil
 }
 
-// prepare checks that a layer's directory is empty, and takes a setgid bit away
-// that it has from the directory around it.
+// prepare checks that a layer's directory is empty, and takes away what the
+// directory around it passed on to it: a setgid bit and a default ACL.
 func (a *applier) prepare(root int) error {
 	names, err := readNames(root, make([]byte, 4096))
 	if err != nil {
@@ -114,6 +114,7 @@ func (a *applier) prepare(root int) error {
 	if len(names) > 0 {
 		return errors.New("the directory is not empty")
 	}
+	_ = unix.Fremovexattr(root, "system.posix_acl_default") // usually there is none
 	return unix.Fchmod(root, 0o700)
 }
 
