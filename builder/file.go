@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/solver/pb"
 
 	"bk.build/bk/builder/cache"
@@ -255,6 +256,7 @@ func (o fileOp) runLinear(n *node, k cache.Key, base *Tree) ([]*Tree, bool, erro
 		}
 		return collect(outs[0].editor.Entries())
 	})
+	made.lineage = n.v.Name + "\x00" + platforms.FormatAll(wanted(platformOf(n.v.Op)))
 	return n.made(made, below)
 }
 

@@ -55,6 +55,9 @@ type Layer struct {
 	// plan makes the layer's entries from what it was made of: for file
 	// operations, whose result needs no directory to exist.
 	plan func() ([]*layer.Entry, error)
+	// lineage names the step across builds, to find what it was packed to
+	// before; empty: no digests of its files are known.
+	lineage string
 	// ran says that the plan was made by this build.
 	ran bool
 	// keep asks to store the packed form when it streams by.
@@ -442,13 +445,26 @@ func (l *Layer) pack(ctx context.Context, entries layer.Entries, opts PackOption
 		return none, err
 	}
 	defer w.Close()
-	p, err := layer.Pack(ctx, w, entries, layer.PackOptions{Compression: opts.Compression, Epoch: opts.Epoch})
+	po := layer.PackOptions{Compression: opts.Compression, Epoch: opts.Epoch}
+	var out io.Writer = w
+	var kept *chunks
+	if l.lineage != "" {
+		kept = l.s.openChunks(shortHash(l.lineage, opts.how()), w)
+		defer kept.close()
+		out, po.Chunks = kept, kept
+	}
+	p, err := layer.Pack(ctx, out, entries, po)
 	if err != nil {
 		return none, fmt.Errorf("pack layer: %w", err)
 	}
 	dgst, size, err := w.Commit("", -1)
 	if err != nil {
 		return none, err
+	}
+	if kept != nil {
+		if err := kept.save(ocispecs.Descriptor{Digest: dgst, Size: size}); err != nil {
+			return none, err
+		}
 	}
 	now := time.Now().UTC()
 	return layout.LayerBlob{

@@ -28,6 +28,15 @@ type Key [sha256.Size]byte
 
 func (k Key) String() string { return hex.EncodeToString(k[:]) }
 
+// UnmarshalText reads what String wrote.
+func (k *Key) UnmarshalText(text []byte) error {
+	if hex.DecodedLen(len(text)) != len(k) {
+		return fmt.Errorf("key of %d characters", len(text))
+	}
+	_, err := hex.Decode(k[:], text)
+	return err
+}
+
 // Hasher computes a key from fields. Every field is framed by its length, so
 // that two different lists of fields never give the same bytes.
 type Hasher struct{ h hash.Hash }
