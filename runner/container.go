@@ -70,6 +70,9 @@ type Container struct {
 	// Grace is the time between SIGTERM to the command and SIGKILL to the
 	// container when the context ends; 0: SIGKILL at once.
 	Grace time.Duration
+
+	// classicOverlay mounts overlays as kernels before 6.8 need, for tests.
+	classicOverlay bool
 }
 
 // Status is how the command ended.

@@ -5,17 +5,64 @@ package runner
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"bk.build/bk/runner/seccomp"
+	"bk.build/bk/runner/spec"
 )
 
-// The test binary is re-executed as the container's first process: package
-// child takes over before TestMain, so nothing is needed here.
+// The test binary is re-executed as the container's first process; package
+// child takes over before TestMain.
+func TestMain(m *testing.M) {
+	if os.Getenv(parentMarker) != "" {
+		parentMain() // of TestParentKilled
+		return
+	}
+	dir, err := os.MkdirTemp("", "runner-test")
+	if err == nil {
+		shared.root = filepath.Join(dir, "busybox")
+		shared.err = makeBusybox(shared.root)
+	}
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// shared is made once: a root directory with a static busybox, used as a
+// layer that nobody writes to, and the compiled filters.
+var shared struct {
+	root    string
+	err     error
+	filters seccomp.Cache
+}
+
+func makeBusybox(dir string) error {
+	for _, d := range []string{"bin", "proc", "dev", "sys", "tmp", "etc", "root"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			return err
+		}
+	}
+	data, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		return fmt.Errorf("static busybox (apt-get install busybox-static): %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "bin/busybox"), data, 0o755); err != nil {
+		return err
+	}
+	names, err := exec.Command("/bin/busybox", "--list").Output()
+	if err != nil {
+		return err
+	}
+	for _, name := range strings.Fields(string(names)) {
+		os.Symlink("busybox", filepath.Join(dir, "bin", name))
+	}
+	return nil
+}
 
 // needRoot skips a test that makes containers.
 func needRoot(t testing.TB) {
@@ -23,76 +70,90 @@ func needRoot(t testing.TB) {
 	if os.Geteuid() != 0 {
 		t.Skip("making containers needs root")
 	}
-}
-
-// busybox makes a root directory with a static busybox and its applets.
-func busybox(t testing.TB) string {
-	t.Helper()
-	needRoot(t)
-	const path = "/bin/busybox"
-	if _, err := os.Stat(path); err != nil {
-		t.Skip("needs a static busybox: apt-get install busybox-static")
-	}
-	dir := t.TempDir()
-	for _, d := range []string{"bin", "proc", "dev", "sys", "tmp", "etc", "root", "usr/bin"} {
-		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "bin/busybox"), data, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.Command(path, "--install", "-s", filepath.Join(dir, "bin")).CombinedOutput(); err != nil {
-		t.Fatalf("busybox --install: %v: %s", err, out)
-	}
-	links, _ := filepath.Glob(filepath.Join(dir, "bin/*"))
-	for _, l := range links {
-		if filepath.Base(l) != "busybox" {
-			os.Remove(l)
-			os.Symlink("busybox", l)
-		}
-	}
-	return dir
-}
-
-// minimal returns a spec with the given command, and no restrictions.
-func minimal(args ...string) *specs.Spec {
-	return &specs.Spec{
-		Version:  specs.Version,
-		Process:  &specs.Process{Args: args, Cwd: "/", Env: []string{"PATH=/bin"}},
-		Hostname: "box",
-		Mounts: []specs.Mount{
-			{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
-			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
-		},
-		Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{
-			{Type: "pid"}, {Type: "mount"}, {Type: "ipc"}, {Type: "uts"}, {Type: "cgroup"},
-		}},
+	if shared.err != nil {
+		t.Skip("needs a busybox root: ", shared.err)
 	}
 }
 
 // over returns a writable tree on top of layers.
 func over(t testing.TB, lower ...string) Tree {
 	t.Helper()
-	return Tree{Lower: lower, Upper: t.TempDir(), Work: t.TempDir()}
+	dir := t.TempDir()
+	tree := Tree{Lower: lower, Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work")}
+	for _, d := range []string{tree.Upper, tree.Work} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return tree
+}
+
+// layer makes a directory with files; names that end in "/" are directories,
+// and contents that start with "->" are symbolic links.
+func layer(t testing.TB, files map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, content := range files {
+		path := filepath.Join(dir, name)
+		os.MkdirAll(filepath.Dir(path), 0o755)
+		var err error
+		if strings.HasSuffix(name, "/") {
+			err = os.MkdirAll(path, 0o755)
+		} else if target, ok := strings.CutPrefix(content, "->"); ok {
+			err = os.Symlink(target, path)
+		} else {
+			err = os.WriteFile(path, []byte(content), 0o755)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// step returns the options of an ordinary step.
+func step(args ...string) spec.Options {
+	return spec.Options{Args: args, Env: []string{"PATH=/bin"}, Network: spec.NetworkHost}
+}
+
+// shell is a step that runs a script.
+func shell(script string) spec.Options { return step("sh", "-c", script) }
+
+// container returns the container of a step on layers above a busybox root.
+func container(t testing.TB, o spec.Options, layers ...string) Container {
+	t.Helper()
+	needRoot(t)
+	s, err := spec.Default(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Container{Spec: s, Root: over(t, append(layers, shared.root)...), Filters: &shared.filters}
+}
+
+// try runs a container and returns its output and how it ended.
+func try(t testing.TB, c Container) (string, Status, error) {
+	t.Helper()
+	var b bytes.Buffer
+	c.Stdout, c.Stderr = &b, &b
+	status, err := Run(context.Background(), c)
+	return strings.TrimSpace(b.String()), status, err
 }
 
 // output runs a container that must end with code 0 and returns what it
 // printed.
 func output(t testing.TB, c Container) string {
 	t.Helper()
-	var b bytes.Buffer
-	c.Stdout, c.Stderr = &b, &b
-	status, err := Run(context.Background(), c)
-	if err != nil {
-		t.Fatalf("Run: %v; output: %s", err, &b)
+	out, status, err := try(t, c)
+	if err != nil || status.Code != 0 {
+		t.Fatalf("Run = %+v, %v; output: %s", status, err, out)
 	}
-	if status.Code != 0 {
-		t.Fatalf("code %d; output: %s", status.Code, &b)
+	return out
+}
+
+// want compares what a container printed.
+func want(t testing.TB, c Container, want string) {
+	t.Helper()
+	if got := output(t, c); got != want {
+		t.Errorf("output %q, want %q", got, want)
 	}
-	return strings.TrimSpace(b.String())
 }

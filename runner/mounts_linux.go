@@ -16,8 +16,8 @@ import (
 )
 
 // overlay checks a tree.
-func overlay(t Tree) (child.Overlay, error) {
-	o := child.Overlay{Lower: t.Lower, Upper: t.Upper, Work: t.Work}
+func (b *planner) overlay(t Tree) (child.Overlay, error) {
+	o := child.Overlay{Lower: t.Lower, Upper: t.Upper, Work: t.Work, Classic: b.c.classicOverlay}
 	for _, dir := range t.Lower {
 		if !path.IsAbs(dir) {
 			return o, fmt.Errorf("layer %q: path is not absolute", dir)
@@ -57,7 +57,7 @@ func (b *planner) mounts() error {
 }
 
 func (b *planner) treeMount(sm specs.Mount, tree Tree) error {
-	o, err := overlay(tree)
+	o, err := b.overlay(tree)
 	if err != nil {
 		return err
 	}

@@ -11,10 +11,9 @@ import (
 // BenchmarkTrue reports the container overhead: minimum and median of a step
 // that does nothing.
 func BenchmarkTrue(b *testing.B) {
-	root := busybox(b)
 	var times []time.Duration
 	for b.Loop() {
-		c := Container{Spec: minimal("true"), Root: over(b, root)}
+		c := container(b, step("true"))
 		start := time.Now()
 		output(b, c)
 		times = append(times, time.Since(start))

@@ -56,7 +56,7 @@ func (b *planner) namespaces() error {
 }
 
 func (b *planner) root() (err error) {
-	if b.plan.Root, err = overlay(b.c.Root); err != nil {
+	if b.plan.Root, err = b.overlay(b.c.Root); err != nil {
 		return fmt.Errorf("root: %w", err)
 	}
 	b.plan.RootReadonly = b.c.Spec.Root != nil && b.c.Spec.Root.Readonly

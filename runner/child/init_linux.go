@@ -70,7 +70,7 @@ func start(p *Plan) (pid int, err error) {
 	syscall.Umask(0)
 	name := [16]byte{'b', 'k', '-', 'c', 'h', 'i', 'l', 'd'}
 	syscall.Syscall(syscall.SYS_PRCTL, syscall.PR_SET_NAME, uintptr(unsafe.Pointer(&name)), 0)
-	if err := closeInherited(p); err != nil {
+	if err := closeFrom(p); err != nil {
 		return 0, err
 	}
 	if err := isolate(p); err != nil {
@@ -99,6 +99,9 @@ func start(p *Plan) (pid int, err error) {
 		return 0, explain("protect PID 1", err)
 	}
 	fixPID(lastPID)
+	if err := closeFrom(p); err != nil { // mounts, above all
+		return 0, err
+	}
 	return launch(p)
 }
 
@@ -113,14 +116,15 @@ func fixPID(lastPID int) {
 	syscall.Close(lastPID)
 }
 
-// closeInherited closes what the runner's own parent left open.
-func closeInherited(p *Plan) error {
+// closeFrom closes all descriptors but those of the plan: at the start those
+// that the runner's own parent left open, and at the end our own.
+func closeFrom(p *Plan) error {
 	first := ControlFD + 1
 	if p.Emulator != "" {
 		first = EmulatorFD + 1
 	}
 	if _, err := call(sysCloseRange, fd(first), 1<<32-1, 0); err != nil {
-		return explain("close inherited descriptors", err)
+		return explain("close descriptors", err)
 	}
 	_, err := call(sysCloseRange, ControlFD, fd(first-1), closeRangeCloexec)
 	return explain("protect descriptors", err)
