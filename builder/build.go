@@ -27,6 +27,7 @@ import (
 	"bk.build/bk/builder/source"
 	"bk.build/bk/layout"
 	"bk.build/bk/layout/remote"
+	"bk.build/bk/runner/emulate"
 )
 
 // build is one build: what its vertices share.
@@ -50,6 +51,7 @@ type build struct {
 
 	images    futures[*image]
 	stubs     futures[string]
+	emulators futures[*emulate.Emulator]
 	hostFiles futures[string]
 	packing   sync.WaitGroup
 	hits      sync.Map // *node whose ancestors were reported as cached

@@ -13,12 +13,15 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/solver/pb"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"bk.build/bk/builder/snapshot"
 	"bk.build/bk/layout/layer"
 	"bk.build/bk/runner"
+	"bk.build/bk/runner/emulate"
 	"bk.build/bk/runner/spec"
 )
 
@@ -361,10 +364,21 @@ func (s *step) container(ctx context.Context) (runner.Container, error) {
 	if err != nil {
 		return none, err
 	}
+	emulator, err := s.n.b.emulator(wanted(platformOf(s.n.v.Op)))
+	if err != nil {
+		return none, err
+	}
 	return runner.Container{
-		ID: randomID(), Spec: sp, Root: s.rootTree, Trees: trees,
+		ID: randomID(), Spec: sp, Root: s.rootTree, Trees: trees, Emulator: emulator,
 		Stdout: &output{s.n.event, 1}, Stderr: &output{s.n.event, 2},
 	}, nil
+}
+
+// emulator returns what runs programs of a platform; nil when the host does.
+func (b *build) emulator(p ocispecs.Platform) (*emulate.Emulator, error) {
+	return b.emulators.do(platforms.FormatAll(p), func() (*emulate.Emulator, error) {
+		return emulate.Find(p, emulate.Dirs{Emulators: b.opts.Emulators})
+	})
 }
 
 // network returns the network that the step is in: the one that it names, else

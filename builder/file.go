@@ -22,9 +22,10 @@ import (
 type fileOp struct{ op *pb.FileOp }
 
 func (o fileOp) key(n *node, h cache.Hasher) error {
-	// What is changed is needed in any case; it may as well be made while
-	// sources are digested.
-	n.b.ahead(o.bases(n))
+	// All inputs are needed in any case: what is changed and what is read are
+	// made side by side, so that the stages that a chain of copies reads from
+	// don't wait for each other.
+	n.b.ahead(n.v.Inputs)
 	parts := make([]func(cache.Hasher) error, 0, len(o.op.Actions))
 	for _, a := range o.op.Actions {
 		parts = append(parts, o.actionKey(n, a))
@@ -44,17 +45,6 @@ func (o fileOp) key(n *node, h cache.Hasher) error {
 		h.Key(k)
 	}
 	return firstError(errs)
-}
-
-// bases are the inputs that actions change, as opposed to read.
-func (o fileOp) bases(n *node) []graph.Edge {
-	var edges []graph.Edge
-	for _, a := range o.op.Actions {
-		if a.Input >= 0 && a.Input < int64(len(n.v.Inputs)) {
-			edges = append(edges, n.v.Inputs[a.Input])
-		}
-	}
-	return edges
 }
 
 // ahead starts to compute results that will be needed; errors come to those

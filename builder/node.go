@@ -142,7 +142,11 @@ func (e *StepError) Unwrap() error { return e.Err }
 func (n *node) run(f func() error) error {
 	n.event.start()
 	err := f()
-	n.event.done(err)
+	shown := err
+	if other := (*StepError)(nil); errors.As(err, &other) {
+		shown = context.Canceled // because of what happened elsewhere
+	}
+	n.event.done(shown)
 	return err
 }
 
