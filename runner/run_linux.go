@@ -201,13 +201,27 @@ func (p *process) listen() bool {
 func (r *reports) take(c *Container, kind byte, value uint32, text []byte) {
 	switch kind {
 	case child.ReportFailure:
-		r.err = fmt.Errorf("%s: %w", text, syscall.Errno(value))
+		r.err = explain(c, string(text), syscall.Errno(value))
 	case child.ReportExec:
 		r.err = execError(c, syscall.Errno(value), len(text) > 0 && text[0] == 1)
 	case child.ReportExit:
 		status := syscall.WaitStatus(value)
 		r.exit = &status
 	}
+}
+
+// explain adds what to do about a failure to operation and cause.
+func explain(c *Container, op string, errno syscall.Errno) error {
+	err := fmt.Errorf("%s: %w", op, errno)
+	switch {
+	case c.Emulator != nil && op == "mount binfmt_misc":
+		return fmt.Errorf("%w: emulation without set-up of the host needs Linux 6.7; register a handler on the host instead (Debian: apt-get install qemu-user-static binfmt-support)", err)
+	case c.Emulator != nil && op == "fork the step":
+		return fmt.Errorf("%w: emulation needs a user namespace (sysctl user.max_user_namespaces)", err)
+	case op == "pivot_root" && errno == syscall.EINVAL:
+		return fmt.Errorf("%w: the root directory of this process is not a mount point (an initramfs or a chroot)", err)
+	}
+	return err
 }
 
 // execError words a failed execve as other runtimes do.

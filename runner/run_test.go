@@ -15,12 +15,12 @@ import (
 // Exit codes and signals arrive as a shell would report them.
 func TestStatus(t *testing.T) {
 	for script, want := range map[string]Status{
-		"exit 0":                          {},
-		"exit 7":                          {Code: 7},
-		"exit 255":                        {Code: 255},
-		"kill -9 $$":                      {Code: 137, Signal: 9},
-		"kill -TERM $$":                   {Code: 143, Signal: 15},
-		"trap 'exit 3' TERM; kill $$":     {Code: 3},
+		"exit 0":                      {},
+		"exit 7":                      {Code: 7},
+		"exit 255":                    {Code: 255},
+		"kill -9 $$":                  {Code: 137, Signal: 9},
+		"kill -TERM $$":               {Code: 143, Signal: 15},
+		"trap 'exit 3' TERM; kill $$": {Code: 3},
 	} {
 		out, got, err := try(t, container(t, shell(script)))
 		if err != nil || got != want {

@@ -25,6 +25,7 @@ func (s *step) emulate(p *Plan, ready int) {
 	s.add("open "+binfmtDir+"/register", syscall.SYS_OPENAT, fd(here), s.cref(binfmtDir+"/register"),
 		syscall.O_WRONLY|syscall.O_CLOEXEC).keep = true
 	s.add("register the emulator", syscall.SYS_WRITE, 0, s.cref(p.Emulator), uintptr(len(p.Emulator))).kept = true
+	s.add("close the registration", syscall.SYS_CLOSE, 0).kept = true
 	s.add("make binfmt_misc read-only", sysMountSetattr, fd(here), dir, 0,
 		s.ref(unsafe.Pointer(attr)), unsafe.Sizeof(*attr))
 }
