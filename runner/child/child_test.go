@@ -3,14 +3,10 @@
 package child
 
 import (
-	"bytes"
 	"go/parser"
 	"go/token"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"reflect"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -38,33 +34,6 @@ func TestImports(t *testing.T) {
 				t.Errorf("%s imports %s", name, i.Path.Value)
 			}
 		}
-	}
-}
-
-// In a program with large dependencies the child runs before they are
-// initialised: only packages below syscall come first. The test binary,
-// started as a child, must not get far enough to fail differently.
-func TestInitOrder(t *testing.T) {
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = []string{Marker + "=1", "GODEBUG=inittrace=1"}
-	var errs bytes.Buffer
-	cmd.Stderr = &errs
-	err := cmd.Run()
-	if cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != exitRefused || !strings.Contains(errs.String(), "is not a runner") {
-		t.Fatalf("%v: %s", err, &errs)
-	}
-	allowed := regexp.MustCompile(`^(runtime|internal/|errors$|sync$|syscall$|unicode/utf|sync/atomic$|slices$|iter$|math|cmp$)`)
-	for _, m := range regexp.MustCompile(`(?m)^init (\S+) `).FindAllStringSubmatch(errs.String(), -1) {
-		if !allowed.MatchString(m[1]) {
-			t.Errorf("package %s is initialised before the child takes over", m[1])
-		}
-	}
-}
-
-// An ordinary process is left alone.
-func TestNotAChild(t *testing.T) {
-	if _, ok := os.LookupEnv(Marker); ok {
-		t.Fatal("the marker is set in a test")
 	}
 }
 
@@ -139,16 +108,4 @@ func FuzzDecode(f *testing.F) {
 			}
 		}
 	})
-}
-
-// BenchmarkStart is the time from execve to the child's first own system call,
-// and the exit: what a step pays for being started by this program.
-func BenchmarkStart(b *testing.B) {
-	for b.Loop() {
-		cmd := exec.Command("/proc/self/exe")
-		cmd.Env = []string{Marker + "=1", "GOGC=off", "GOMAXPROCS=2"}
-		if cmd.Run(); cmd.ProcessState.ExitCode() != exitRefused {
-			b.Fatal(cmd.ProcessState)
-		}
-	}
 }
