@@ -282,7 +282,8 @@ func (s *step) prepareSSH(m *pb.Mount) error {
 	if opt == nil {
 		return errors.New("ssh mount without options")
 	}
-	sock, release, err := s.n.b.sshSocket(opt.ID, s.tmp, opt)
+	id := cmp.Or(opt.ID, "default")
+	sock, release, err := s.n.b.sshSocket(id, s.tmp, opt)
 	if err != nil {
 		return err
 	}
@@ -290,7 +291,7 @@ func (s *step) prepareSSH(m *pb.Mount) error {
 		if opt.Optional {
 			return nil
 		}
-		return fmt.Errorf("ssh agent %q: not found: give it with --ssh %[1]s=SOCKET|KEY", opt.ID)
+		return fmt.Errorf("ssh agent %q: not found: give it with --ssh %[1]s=SOCKET|KEY", id)
 	}
 	s.release = append(s.release, release)
 	s.add(m, true, specs.Mount{Type: "bind", Source: sock, Options: []string{"bind", "nosuid", "nodev", "noexec"}})

@@ -195,9 +195,6 @@ func below(entries layer.Entries, root string) layer.Entries {
 
 // sshSocket serves an agent on a fresh socket for one step.
 func (b *build) sshSocket(id string, dir string, opt *pb.SSHOpt) (path string, release func(), err error) {
-	if id == "" {
-		id = "default"
-	}
 	a, ok := b.opts.SSH[id]
 	if !ok {
 		return "", nil, nil
