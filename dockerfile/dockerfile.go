@@ -36,7 +36,11 @@ import (
 func Build(ctx context.Context, client gateway.Client) (*gateway.Result, error) {
 	opts := client.BuildOpts()
 	opts.Opts = maps.Clone(opts.Opts)
-	return upstream.Build(ctx, &syntaxClient{Client: client, opts: opts})
+	inputs, err := targetContexts(ctx, client, opts)
+	if err != nil {
+		return nil, err
+	}
+	return upstream.Build(ctx, &syntaxClient{Client: client, opts: opts, inputs: inputs})
 }
 
 // syntaxClient is a gateway client that runs docker/dockerfile images by

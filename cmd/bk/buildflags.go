@@ -52,7 +52,7 @@ func (f *buildFlags) registerInputs(set *pflag.FlagSet) {
 	set.StringVar(&f.target, "target", "", "build `STAGE` instead of the last stage")
 	set.StringArrayVar(&f.platforms, "platform", nil, "build for `OS/ARCH,...` instead of this machine")
 	set.StringArrayVar(&f.buildArgs, "build-arg", nil, "set an ARG: `KEY[=VALUE]`, the value by default from the environment")
-	set.StringArrayVar(&f.contexts, "build-context", nil, "add a context: `NAME=SOURCE`, a directory, oci-layout://DIR[:TAG] or docker-image://REF")
+	set.StringArrayVar(&f.contexts, "build-context", nil, "add a context: `NAME=SOURCE`, a directory, oci-layout://DIR[:TAG], docker-image://REF or target:STAGE")
 	set.StringArrayVar(&f.labels, "label", nil, "label the image with `KEY=VALUE`")
 	set.StringArrayVar(&f.secrets, "secret", nil, "offer a secret to RUN --mount=type=secret: `id=ID[,src=FILE|env=VAR]`")
 	set.StringArrayVar(&f.ssh, "ssh", nil, "offer an agent to RUN --mount=type=ssh: `default|ID[=SOCKET|KEY,...]`")
