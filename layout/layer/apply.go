@@ -20,6 +20,9 @@ type Applied struct {
 	// bytewise order; the root (".") is one unless it is named or opts.Merged. They were made with mode 0755, owner 0:0 and time 0; their
 	// real attributes are those of the layer below.
 	Implied []string
+	// OpaqueRoot says that the root is opaque. overlayfs doesn't see that mark on
+	// a layer's own root: the caller must leave out the layers below.
+	OpaqueRoot bool
 	// Lost says what could not be written with the privileges that the caller
 	// has or on this file system, such as "dev/null: device: operation not
 	// permitted": devices and extended attributes.

@@ -167,7 +167,7 @@ func everyType() []file {
 		case "old":
 			e.ModTime = time.Unix(-7, 0)
 		case "uid":
-			e.UID, e.GID = 3_000_000_000, 2_097_152
+			e.UID, e.GID = 2_000_000_000, 2_097_152
 		case "xattr":
 			e.Xattrs = map[string]string{"user.a": "1\x002", "user.b": ""}
 		}

@@ -25,9 +25,9 @@ import (
 func TestPackGolden(t *testing.T) {
 	files := append(everyType(), randomTree(1, 30, 300<<10)...)
 	for kind, want := range map[string]string{
-		Uncompressed: "sha256:03472b2bc76cb7d77669434d41d4ebb2f1a2dc278f7e4437fab0f2830a46d9a3",
-		Gzip:         "sha256:04866e2e24271327e6f025d40a2c711f689a05e8b961bbcc7dae947dd5e6cc41",
-		Zstd:         "sha256:02f71a3b60fdcce7d7a6dd18d8e3c21794638c63275b8f53b17938dd40d11faa",
+		Uncompressed: "sha256:01e9606aeaba19c1f02e8452f187e9dc0fdddfdde84372b66cbcbafc66b924b7",
+		Gzip:         "sha256:c7a45f64a3d2bc870df8a24c525156c15438e28ac7a1e4f4193909c067f4b406",
+		Zstd:         "sha256:ab1706f523eb6f8f99118049f5dc7b6acbac9215e7f64bc3bfe38b4cd0796fd2",
 	} {
 		if _, p := pack(t, files, packed(kind)); p.Digest.String() != want {
 			t.Errorf("%s: Digest = %s, want %s", kind, p.Digest, want)
