@@ -225,3 +225,16 @@ func TestNoMountsOnHost(t *testing.T) {
 		t.Errorf("the upper directory is still in use: %v", err)
 	}
 }
+
+// Containers that run at the same time don't disturb each other.
+func TestParallel(t *testing.T) {
+	needRoot(t)
+	for i := range 12 {
+		c := container(t, shell(fmt.Sprintf("echo %d > /f; sleep 0.05; cat /f; hostname", i)))
+		c.Spec.Hostname = fmt.Sprint("host", i)
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			t.Parallel()
+			want(t, c, fmt.Sprintf("%d\nhost%d", i, i))
+		})
+	}
+}

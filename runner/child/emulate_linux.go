@@ -32,10 +32,14 @@ func (s *step) emulate(p *Plan, ready int) {
 
 // mapIdentity gives the process's user namespace the ids of ours.
 func mapIdentity(pid int) error {
-	dir := "/proc/" + itoa(pid)
+	proc, err := privateProc()
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(proc)
 	for _, file := range []string{"/uid_map", "/gid_map"} {
-		if err := writeFile(dir+file, "0 0 4294967295"); err != nil {
-			return explain("write "+dir+file, err)
+		if err := writeProc(proc, itoa(pid)+file, "0 0 4294967295"); err != nil {
+			return explain("write "+file[1:]+" of the step", err)
 		}
 	}
 	return nil

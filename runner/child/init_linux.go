@@ -185,30 +185,40 @@ func (r *rootfs) changeDir(dir string) error {
 	return syscall.Fchdir(n)
 }
 
-// setSysctls writes through a proc of our own, which nothing can be mounted
-// over (CVE-2025-52881).
+// privateProc mounts a proc that nobody sees: what is written through it can't
+// be diverted by a mount over the container's (CVE-2025-52881).
+func privateProc() (int, error) {
+	fs, err := fsopen("proc")
+	if err != nil {
+		return -1, explain("fsopen proc", err)
+	}
+	defer syscall.Close(fs)
+	proc, err := newMount(fs, attrNosuid|attrNodev|attrNoexec)
+	return proc, explain("mount proc", err)
+}
+
+// writeProc writes a file of a private proc.
+func writeProc(proc int, path, value string) error {
+	n, err := openat2(proc, path, syscall.O_WRONLY, resolveBeneath|resolveNoXdev|resolveNoSymlinks)
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(n)
+	_, err = syscall.Write(n, []byte(value))
+	return err
+}
+
 func setSysctls(list []Sysctl) error {
 	if len(list) == 0 {
 		return nil
 	}
-	fs, err := fsopen("proc")
+	proc, err := privateProc()
 	if err != nil {
-		return explain("fsopen proc", err)
-	}
-	defer syscall.Close(fs)
-	proc, err := newMount(fs, attrNosuid|attrNodev|attrNoexec)
-	if err != nil {
-		return explain("mount proc", err)
+		return err
 	}
 	defer syscall.Close(proc)
 	for _, s := range list {
-		n, err := openat2(proc, "sys/"+s.Path, syscall.O_WRONLY,
-			resolveBeneath|resolveNoXdev|resolveNoSymlinks)
-		if err == nil {
-			_, err = syscall.Write(n, []byte(s.Value))
-			syscall.Close(n)
-		}
-		if err != nil {
+		if err := writeProc(proc, "sys/"+s.Path, s.Value); err != nil {
 			return explain("set sysctl "+s.Path, err)
 		}
 	}

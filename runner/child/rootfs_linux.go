@@ -120,7 +120,7 @@ func newFS(m *Mount) (int, error) {
 	if err := setParams(fs, m.Params); err != nil {
 		return -1, err
 	}
-	n, err := newMount(fs, m.Set&(attrReadonly|attrNosuid|attrNodev|attrNoexec)&^m.lateSet())
+	n, err := newMount(fs, m.Set&^m.lateSet())
 	if err != nil {
 		return -1, explain("create it"+complaint(fs), err)
 	}
@@ -152,8 +152,10 @@ func (r *rootfs) subtree(m *Mount) (int, error) {
 
 // attach puts the mount at its place and sets its attributes.
 func (r *rootfs) attach(m *Mount, mount int) error {
-	if err := mountSetattr(mount, false, m.Set&^m.lateSet(), m.Clear, 0); err != nil {
-		return explain("set its flags", err)
+	if m.Kind != MountFS { // a new mount has its flags
+		if err := mountSetattr(mount, false, m.Set&^m.lateSet(), m.Clear, 0); err != nil {
+			return explain("set its flags", err)
+		}
 	}
 	if err := mountSetattr(mount, true, m.RecSet, m.RecClear, 0); err != nil {
 		return explain("set its flags", err)
