@@ -42,6 +42,9 @@ func newBench(ctx context.Context, f *flags, work string) (_ *bench, err error) 
 			b.close()
 		}
 	}()
+	if load := loadAverage(); load > 0.5 {
+		log.Printf("the load average is %.1f: others are at work here, and the times will show it", load)
+	}
 	only := regexp.MustCompile(f.only) // parse has compiled it before
 	for _, s := range scenarios(f.scale, f.n) {
 		if only.MatchString(s.name) {
@@ -51,7 +54,7 @@ func newBench(ctx context.Context, f *flags, work string) (_ *bench, err error) 
 	if len(b.scenarios) == 0 {
 		return nil, fmt.Errorf("no scenario matches %q", f.only)
 	}
-	if b.builders, err = newBuilders(ctx, f); err != nil {
+	if b.builders, err = newBuilders(ctx, f, work); err != nil {
 		return nil, err
 	}
 	if b.shared, err = newVolume(ctx, work, "shared"); err != nil {

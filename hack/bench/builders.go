@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"debug/buildinfo"
 	"errors"
 	"fmt"
 	"net"
@@ -36,7 +37,7 @@ type job struct {
 	context, dest, vol string
 }
 
-func newBuilders(ctx context.Context, f *flags) ([]builder, error) {
+func newBuilders(ctx context.Context, f *flags, work string) ([]builder, error) {
 	exe, err := exec.LookPath(f.bk)
 	if err != nil {
 		return nil, fmt.Errorf("bk: %w (run make build, or name it with -bk)", err)
@@ -57,7 +58,7 @@ func newBuilders(ctx context.Context, f *flags) ([]builder, error) {
 		all = append(all, &buildkitd{tools: tools})
 	}
 	if f.withKaniko {
-		k, err := newKaniko(ctx, f.kaniko)
+		k, err := newKaniko(ctx, f.kaniko, filepath.Join(work, "kaniko"))
 		if err != nil {
 			return nil, err
 		}
@@ -114,7 +115,11 @@ type buildkitd struct {
 func (d *buildkitd) name() string { return "buildkitd" }
 
 func (d *buildkitd) version() string {
-	return said(filepath.Join(d.tools, "buildkitd"), "--version") + "; " + said("runc", "--version")
+	version := "unknown version"
+	if info, err := buildinfo.ReadFile(filepath.Join(d.tools, "buildkitd")); err == nil {
+		version = info.Main.Version
+	}
+	return version + " with " + said("runc", "--version")
 }
 
 func (d *buildkitd) isolates() bool       { return true }

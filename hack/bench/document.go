@@ -80,7 +80,8 @@ const remarks = `- One machine, few cores, a virtual disk: ratios travel better 
   part of what is measured.
 - For the emulated platform buildkitd and buildah need a handler in the host's
   binfmt_misc, registered around their runs only; bk runs without one.
-- kaniko runs steps without isolation, so it is no measure for ratios.
+- kaniko, where it is measured, runs steps without isolation, so ratios are not
+  against it.
 - The emulated steps and those that write a small file measure the builder; what
   a real step does costs the same everywhere.
 `

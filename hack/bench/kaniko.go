@@ -20,8 +20,9 @@ type kaniko struct{ exe, vol string }
 // kanikoModule is the pinned source of the executor.
 const kanikoModule = "github.com/GoogleContainerTools/kaniko/cmd/executor@v1.24.0"
 
-// newKaniko returns the executor, which it builds when it isn't there.
-func newKaniko(ctx context.Context, path string) (*kaniko, error) {
+// newKaniko returns the executor, which it builds when it isn't there, as a tool
+// of a throw-away module in dir.
+func newKaniko(ctx context.Context, path, dir string) (*kaniko, error) {
 	exe, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
@@ -29,8 +30,7 @@ func newKaniko(ctx context.Context, path string) (*kaniko, error) {
 	if _, err := os.Stat(exe); err == nil {
 		return &kaniko{exe: exe}, nil
 	}
-	dir, err := os.MkdirTemp("", "kaniko-")
-	if err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
@@ -51,7 +51,7 @@ func newKaniko(ctx context.Context, path string) (*kaniko, error) {
 
 func (k *kaniko) name() string { return "kaniko" }
 func (k *kaniko) version() string {
-	return "kaniko " + kanikoModule[strings.IndexByte(kanikoModule, '@')+1:]
+	return kanikoModule[strings.IndexByte(kanikoModule, '@')+1:]
 }
 func (k *kaniko) stop()                {}
 func (k *kaniko) daemon() int          { return 0 }

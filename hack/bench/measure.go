@@ -155,6 +155,17 @@ func status(pid int, field string) int64 {
 	return 0
 }
 
+// loadAverage is that of the last minute.
+func loadAverage() float64 {
+	data, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return 0
+	}
+	first, _, _ := strings.Cut(string(data), " ")
+	load, _ := strconv.ParseFloat(first, 64)
+	return load
+}
+
 // unmountBelow unmounts what a builder left mounted below a directory.
 func unmountBelow(dir string) {
 	data, err := os.ReadFile("/proc/self/mountinfo")
