@@ -36,9 +36,9 @@ conformance: build bases ## build testdata/corpus with bk and with buildkitd and
 	@hack/tool registry crane buildkitd buildctl
 	go run ./hack/conformance -bk bin/bk $(if $(RUN),-run '$(RUN)')
 
-bench: build bases ## measure bk beside other builders
+bench: build bases ## measure bk beside other builders; ARGS="-n 5 -only hello"
 	@hack/tool registry crane buildkitd buildctl
-	hack/bench
+	go run ./hack/bench $(ARGS)
 
 demo: build bases ## a short tour: build, inspect, run
 	hack/demo
