@@ -46,6 +46,7 @@ type step struct {
 type mount struct {
 	specs.Mount
 	tree *runner.Tree
+	file *runner.File
 	view snapshot.FS // of tree, which is mounted from at on
 	at   string
 	host string // a directory of the store that is mounted
@@ -266,14 +267,8 @@ func (s *step) prepareSecret(m *pb.Mount) error {
 		}
 		return missingSecret(opt.ID)
 	}
-	name := filepath.Join(s.tmp, "secret-"+shortHash(m.Dest))
-	if err := os.WriteFile(name, v, 0o400); err != nil {
-		return err
-	}
-	if err := errors.Join(os.Chmod(name, os.FileMode(opt.Mode&0o777)), os.Chown(name, int(opt.Uid), int(opt.Gid))); err != nil {
-		return err
-	}
-	s.add(m, true, specs.Mount{Type: "bind", Source: name, Options: []string{"bind", "ro", "nosuid", "nodev", "noexec"}})
+	mt := s.add(m, true, specs.Mount{Type: "bind", Options: []string{"ro", "nosuid", "nodev", "noexec"}})
+	mt.file = &runner.File{Content: v, Mode: opt.Mode & 0o777, UID: opt.Uid, GID: opt.Gid}
 	return nil
 }
 
@@ -346,7 +341,7 @@ func (s *step) container(ctx context.Context) (runner.Container, error) {
 	for _, p := range []string{"/proc", "/dev", "/sys"} {
 		s.targets = append(s.targets, snapshot.Target{Path: p})
 	}
-	trees := map[string]runner.Tree{}
+	trees, files := map[string]runner.Tree{}, map[string]runner.File{}
 	var mounts []specs.Mount
 	if err := s.addStubs(ctx); err != nil {
 		return none, err
@@ -355,6 +350,9 @@ func (s *step) container(ctx context.Context) (runner.Container, error) {
 		mounts = append(mounts, m.Mount)
 		if m.tree != nil {
 			trees[m.Destination] = *m.tree
+		}
+		if m.file != nil {
+			files[m.Destination] = *m.file
 		}
 	}
 	sp, err := spec.Default(spec.Options{
@@ -370,7 +368,7 @@ func (s *step) container(ctx context.Context) (runner.Container, error) {
 		return none, err
 	}
 	return runner.Container{
-		ID: randomID(), Spec: sp, Root: s.rootTree, Trees: trees, Emulator: emulator,
+		ID: randomID(), Spec: sp, Root: s.rootTree, Trees: trees, Files: files, Emulator: emulator,
 		Stdout: &output{s.n.event, 1}, Stderr: &output{s.n.event, 2},
 	}, nil
 }

@@ -55,6 +55,10 @@ type Container struct {
 	// "ro". Mount points must exist in the tree below, or be made available by
 	// the caller in a layer of their own.
 	Trees map[string]Tree
+	// Files gives for mounts of Spec.Mounts, by destination, a file in memory
+	// that is mounted there; no disk ever holds its bytes. The mount's Source
+	// is ignored.
+	Files map[string]File
 	// Emulator interprets the command when it's for a foreign platform and
 	// the host has no handler for it; nil: the command runs as it is.
 	Emulator *emulate.Emulator
@@ -73,6 +77,13 @@ type Container struct {
 
 	// classicOverlay mounts overlays as kernels before 6.8 need, for tests.
 	classicOverlay bool
+}
+
+// File is a file that exists in the container's memory only.
+type File struct {
+	Content  []byte
+	Mode     uint32 // permission bits
+	UID, GID uint32
 }
 
 // Status is how the command ended.

@@ -40,7 +40,9 @@ func (b *planner) mounts() error {
 	for _, sm := range b.c.Spec.Mounts {
 		tree, ok := b.c.Trees[sm.Destination]
 		err := error(nil)
-		if ok {
+		if f, isFile := b.c.Files[sm.Destination]; isFile {
+			err = b.fileMount(sm, f)
+		} else if ok {
 			used++
 			err = b.treeMount(sm, tree)
 		} else {
@@ -72,6 +74,19 @@ func (b *planner) treeMount(sm specs.Mount, tree Tree) error {
 		m.Set, m.Clear = m.Set|unix.MOUNT_ATTR_RDONLY, m.Clear&^unix.MOUNT_ATTR_RDONLY
 	}
 	b.plan.Trees = append(b.plan.Trees, o)
+	b.plan.Mounts = append(b.plan.Mounts, m)
+	return nil
+}
+
+// fileMount plans a mount of a file in memory.
+func (b *planner) fileMount(sm specs.Mount, f File) error {
+	m := child.Mount{
+		Kind: child.MountFile, Dest: path.Clean(sm.Destination),
+		Content: string(f.Content), Mode: uint64(f.Mode & 0o7777), UID: uint64(f.UID), GID: uint64(f.GID),
+	}
+	if err := mountOptions(&m, sm.Options); err != nil {
+		return err
+	}
 	b.plan.Mounts = append(b.plan.Mounts, m)
 	return nil
 }

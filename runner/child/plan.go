@@ -73,6 +73,7 @@ const (
 	MountFS   = 1 // a new file system of Type with Params
 	MountBind = 2 // Source on the host
 	MountTree = 3 // Source inside of Trees[Tree]
+	MountFile = 4 // a file in memory with Content
 )
 
 // Mount is one mount below the container's root.
@@ -83,6 +84,9 @@ type Mount struct {
 	Tree   uint64
 	// Dest is resolved inside of the root; it is created when it's missing.
 	Dest string
+	// Content, Mode, UID and GID are of a MountFile.
+	Content        string
+	Mode, UID, GID uint64
 	// Params are for fsconfig: "key=value", or "flag".
 	Params []string
 	// Set and Clear are MOUNT_ATTR bits of the mount itself, RecSet and

@@ -8,8 +8,9 @@ import "syscall"
 type rootfs struct {
 	root  int // the root directory's mount
 	trees []int
-	null  int // the host's /dev/null, verified
-	dev   int // the mount on /dev, or -1
+	files []int // of the mounts of kind MountFile that are still to be made
+	null  int   // the host's /dev/null, verified
+	dev   int   // the mount on /dev, or -1
 	late  []lateAttr
 	blank int // a mount of an empty directory, or -1
 }
@@ -41,6 +42,9 @@ func newRootfs(p *Plan) (*rootfs, error) {
 		if err := r.stageTree(&p.Mounts[i]); err != nil {
 			return nil, err
 		}
+		if err := r.stageFile(&p.Mounts[i]); err != nil {
+			return nil, err
+		}
 	}
 	if len(p.Masked) > 0 {
 		if _, err := r.emptyDir(); err != nil {
@@ -60,6 +64,45 @@ func (r *rootfs) stageTree(m *Mount) error {
 		return nil
 	}
 	return stage(r.trees[m.Tree])
+}
+
+// stageFile makes a file in memory, on a file system that nobody else sees.
+func (r *rootfs) stageFile(m *Mount) error {
+	if m.Kind != MountFile {
+		return nil
+	}
+	dir, err := newFS(&Mount{Type: "tmpfs", Params: []string{"source=file", "mode=0700"}})
+	if err != nil {
+		return explain("mount memory for "+m.Dest, err)
+	}
+	defer syscall.Close(dir)
+	if err := stage(dir); err != nil {
+		return err
+	}
+	f, err := syscall.Openat(dir, "file", syscall.O_CREAT|syscall.O_EXCL|syscall.O_WRONLY|syscall.O_CLOEXEC, 0o600)
+	if err != nil {
+		return explain("create "+m.Dest+" in memory", err)
+	}
+	r.files = append(r.files, f)
+	for rest := m.Content; rest != ""; {
+		n, err := syscall.Write(f, []byte(rest))
+		if err != nil {
+			return explain("write "+m.Dest+" in memory", err)
+		}
+		rest = rest[n:]
+	}
+	if err := syscall.Fchown(f, int(m.UID), int(m.GID)); err != nil {
+		return explain("chown "+m.Dest, err)
+	}
+	return explain("chmod "+m.Dest, syscall.Fchmod(f, uint32(m.Mode)))
+}
+
+// file returns a mount of the next file in memory.
+func (r *rootfs) file() (int, error) {
+	f := r.files[0]
+	r.files = r.files[1:]
+	defer syscall.Close(f)
+	return openTree(f, "", false)
 }
 
 // openNull opens the host's /dev/null and makes sure that it is what it is
@@ -94,6 +137,8 @@ func (m *Mount) label() string {
 		return m.Type
 	case MountTree:
 		return "layers"
+	case MountFile:
+		return "a file"
 	}
 	return m.Source
 }
@@ -107,6 +152,8 @@ func (r *rootfs) source(m *Mount) (int, error) {
 		return openTree(atFDCWD, m.Source, m.Recursive)
 	case MountTree:
 		return r.subtree(m)
+	case MountFile:
+		return r.file()
 	}
 	return -1, syscall.EINVAL
 }
