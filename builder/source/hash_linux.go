@@ -50,9 +50,6 @@ func (w *worker) hash(v *version, id identity, dir int, name string) (bool, erro
 	if err != nil {
 		return false, err
 	}
-	if v.xattrs, err = xattrsOf(fd); err != nil {
-		return false, err
-	}
 	var now unix.Statx_t
 	if err := stat(fd, "", &now); err != nil {
 		return false, err

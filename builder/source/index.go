@@ -23,17 +23,17 @@ import (
 //	         of all that follows
 //	dirs     sorted by path: name (offset, length), first file, number of files
 //	files    by dir, sorted by name: name (offset, length), day of the last use,
-//	         flags, identity, digest
+//	         identity, digest
 //	names    the text that the names are in
 //
 // An index that is not exactly that is no index.
 const (
 	indexMagic   = "bkfiles\n"
-	indexVersion = 1
+	indexVersion = 2
 
 	headerSize = 32
 	dirSize    = 16
-	fileSize   = 4 + 4 + 2 + 2 + 5*8 + 32
+	fileSize   = 4 + 4 + 2 + 5*8 + 32
 
 	// maxIndex bounds the bytes of an index that is read or written: more than
 	// two million files.
@@ -45,9 +45,6 @@ const (
 	useDays = 7
 )
 
-// flagXattrs says that a file has extended attributes.
-const flagXattrs = 1
-
 // identity is what tells versions of a file apart: no change of a file's bytes
 // or attributes leaves all of it as it was.
 type identity struct {
@@ -58,10 +55,9 @@ type identity struct {
 
 // record is what the index knows of a file.
 type record struct {
-	id     identity
-	sum    [32]byte
-	day    uint16 // of the last use, since 1970
-	xattrs bool
+	id  identity
+	sum [32]byte
+	day uint16 // of the last use, since 1970
 }
 
 // index is an index file in memory.
@@ -143,13 +139,12 @@ func (x *index) record(i int) record {
 	b := x.files[i*fileSize:]
 	num := func(off int) uint64 { return binary.LittleEndian.Uint64(b[off:]) }
 	return record{
-		day:    binary.LittleEndian.Uint16(b[8:]),
-		xattrs: binary.LittleEndian.Uint16(b[10:])&flagXattrs != 0,
+		day: binary.LittleEndian.Uint16(b[8:]),
 		id: identity{
-			dev: num(12), ino: num(20), size: int64(num(28)),
-			mtime: int64(num(36)), ctime: int64(num(44)),
+			dev: num(10), ino: num(18), size: int64(num(26)),
+			mtime: int64(num(34)), ctime: int64(num(42)),
 		},
-		sum: [32]byte(b[52:fileSize]),
+		sum: [32]byte(b[50:fileSize]),
 	}
 }
 
@@ -291,13 +286,8 @@ func (w *indexWriter) text(b []byte, name string) []byte {
 }
 
 func (w *indexWriter) file(f fileRecord) {
-	flags := uint16(0)
-	if f.xattrs {
-		flags = flagXattrs
-	}
 	b := w.text(w.files, f.name)
 	b = binary.LittleEndian.AppendUint16(b, f.day)
-	b = binary.LittleEndian.AppendUint16(b, flags)
 	for _, n := range []uint64{f.id.dev, f.id.ino, uint64(f.id.size), uint64(f.id.mtime), uint64(f.id.ctime)} {
 		b = binary.LittleEndian.AppendUint64(b, n)
 	}

@@ -17,7 +17,7 @@ const testDay = 20000
 func rec(n int) record {
 	return record{
 		id:  identity{dev: 1, ino: uint64(n), size: int64(n) + 1, mtime: int64(n) * 7, ctime: -int64(n)},
-		sum: [32]byte{byte(n)}, day: testDay, xattrs: n%2 == 1,
+		sum: [32]byte{byte(n)}, day: testDay,
 	}
 }
 

@@ -61,7 +61,7 @@ func OpenLocal(dir string, opts LocalOptions) (*Local, error) {
 }
 
 func (l *Local) open() error {
-	name, err := os.Readlink(procPath(l.fd, ""))
+	name, err := os.Readlink(procPath(l.fd))
 	if err != nil {
 		return fmt.Errorf("%w (is /proc mounted?)", err)
 	}
@@ -172,12 +172,13 @@ func (l *Local) findDir(path string) (*dir, error) {
 	return f.dir, nil
 }
 
-// find returns the visible file at a path.
+// find returns the visible file at a path: relative, without empty, "." and ".."
+// elements, of any other bytes but NUL. No file has a path that isn't like that.
 func (l *Local) find(path string) (*file, error) {
 	if path == "." {
 		return l.top, nil
 	}
-	if !fs.ValidPath(path) || strings.IndexByte(path, 0) >= 0 {
+	if strings.IndexByte(path, 0) >= 0 {
 		return nil, fs.ErrNotExist
 	}
 	d, rest := l.root, path
@@ -186,6 +187,9 @@ func (l *Local) find(path string) (*file, error) {
 	}
 	for {
 		name, below, more := strings.Cut(rest, "/")
+		if name == "" || name == "." || name == ".." {
+			return nil, fs.ErrNotExist
+		}
 		f, err := d.child(name)
 		if err != nil {
 			return nil, err

@@ -45,9 +45,7 @@ func (d *dir) records(list []dirRecords, today uint16) []dirRecords {
 		case f.dir != nil:
 			list = f.dir.records(list, today)
 		case f.state.Load() == hashed && f.entry.Type == layer.Regular && !f.unsure:
-			r.files = append(r.files, fileRecord{f.name(), record{
-				id: f.id, sum: f.sum, day: today, xattrs: len(f.entry.Xattrs) > 0,
-			}})
+			r.files = append(r.files, fileRecord{f.name(), record{id: f.id, sum: f.sum, day: today}})
 		}
 	}
 	if len(r.files) > 0 {

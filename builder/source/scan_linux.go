@@ -207,14 +207,10 @@ func (w *worker) lookDir(f *file, fd int) error {
 	if err := stat(fd, "", &st); err != nil {
 		return err
 	}
-	x, err := xattrsOf(fd)
-	if err != nil {
-		return err
-	}
 	f.in.mu.Lock()
 	defer f.in.mu.Unlock()
 	if f.state.Load() < known {
-		f.fill(&st, "", x)
+		f.fill(&st, "")
 		f.state.Store(known)
 	}
 	return nil
@@ -295,7 +291,6 @@ func (w *worker) file(f *file, dir int, old *cursor) error {
 type version struct {
 	st     unix.Statx_t
 	link   string
-	xattrs map[string]string
 	sum    [32]byte
 	unsure bool
 }
@@ -333,23 +328,18 @@ func (w *worker) content(v *version, f *file, dir int, name string, old *cursor)
 	}
 	if v.st.Mode&unix.S_IFMT != unix.S_IFREG {
 		v.sum = emptySum
-		v.xattrs, err = xattrsAt(dir, name)
-		return true, err
+		return true, nil
 	}
 	id := identityOf(&v.st)
 	if r, hit := old.find(name); hit && r.id == id {
 		v.sum = r.sum
 		w.used(r.day)
-		if r.xattrs {
-			v.xattrs, err = xattrsAt(dir, name)
-		}
-		return true, err
+		return true, nil
 	}
 	w.l.changed.Store(true)
 	if id.size == 0 {
 		v.sum = emptySum
-		v.xattrs, err = xattrsAt(dir, name)
-		return true, err
+		return true, nil
 	}
 	return w.hash(v, id, dir, name)
 }
@@ -374,7 +364,7 @@ func (f *file) publish(v *version) error {
 			return changed(f.entry.Path)
 		}
 	default:
-		f.fill(&v.st, v.link, v.xattrs)
+		f.fill(&v.st, v.link)
 	}
 	f.sum, f.unsure = v.sum, v.unsure
 	if f.entry.Type == layer.Regular {

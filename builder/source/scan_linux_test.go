@@ -194,29 +194,6 @@ func TestIndexUnwritable(t *testing.T) {
 	}
 }
 
-// Extended attributes of unchanged files are seen although the files are not
-// opened.
-func TestIndexXattrs(t *testing.T) {
-	dir, index := tree(t, map[string]string{"a": "1", "b": "2", "empty": ""}), t.TempDir()
-	for _, n := range []string{"a", "empty"} {
-		if err := unix.Setxattr(filepath.Join(dir, n), "user.test", []byte("v"), 0); err != nil {
-			t.Skip("no user xattrs here:", err)
-		}
-	}
-	settleDown()
-	for range 2 {
-		l := scanned(t, dir, LocalOptions{Index: index})
-		for n, want := range map[string]string{"a": "v", "b": "", "empty": "v"} {
-			e, err := l.Lstat(n)
-			must(t, err)
-			if e.Xattrs["user.test"] != want {
-				t.Errorf("%s has %q", n, e.Xattrs)
-			}
-		}
-		must(t, l.Save())
-	}
-}
-
 // Files of all sizes at which the way of reading changes are hashed right.
 func TestHashSizes(t *testing.T) {
 	dir := t.TempDir()

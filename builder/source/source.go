@@ -16,7 +16,9 @@
 // owners are 0:0; permission, setuid, setgid and sticky bits are kept; symlinks
 // are kept as they are; a socket is an empty file; devices and fifos are kept;
 // a directory that is excluded itself, but has a visible file below, is there;
-// directories in which nothing can be visible are never read.
+// directories in which nothing can be visible are never read. A context's files
+// have no extended attributes, as with BuildKit: what a machine has attached to a
+// checkout is no input of the build. Names are bytes, of any encoding.
 //
 // Everything is opened relative to the context's own descriptor without
 // following symlinks: a context that changes under the build cannot lead it to

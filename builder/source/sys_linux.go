@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"io/fs"
-	"os"
 	"strconv"
 	"strings"
 
@@ -24,8 +23,12 @@ func retry[T any](call func() (T, error)) (T, error) {
 }
 
 // openBeneath opens a path below a directory without following any symlink.
-// With O_PATH it opens a symlink itself.
+// With O_PATH it opens a symlink itself. The path may be longer than those that
+// the kernel takes at once.
 func openBeneath(root int, path string, flags int) (int, error) {
+	if len(path) >= unix.PathMax {
+		return openStepwise(root, path, flags)
+	}
 	how := unix.OpenHow{
 		Flags:   uint64(flags | unix.O_CLOEXEC | unix.O_NOFOLLOW),
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
@@ -43,7 +46,7 @@ func openBeneath(root int, path string, flags int) (int, error) {
 	return -1, unix.EAGAIN
 }
 
-// openStepwise is openBeneath for systems without openat2.
+// openStepwise is openBeneath for systems without openat2, and for long paths.
 func openStepwise(root int, path string, flags int) (int, error) {
 	at := root
 	for {
@@ -169,97 +172,5 @@ func readlink(fd int, name string) (string, error) {
 	}
 }
 
-// procPath is a name under which system calls without a descriptor argument
-// reach a name in an open directory, or the descriptor's own file.
-func procPath(fd int, name string) string {
-	p := "/proc/self/fd/" + strconv.Itoa(fd)
-	if name != "" {
-		p += "/" + name
-	}
-	return p
-}
-
-// keptXattr says whether an extended attribute belongs to the file rather than
-// to the machine that it is on. BuildKit computes its cache keys from the same
-// set, but for those of overlayfs, which no layer may hold.
-func keptXattr(name string) bool {
-	switch {
-	case name == "security.capability":
-		return true
-	case strings.HasPrefix(name, "security."), strings.HasPrefix(name, "system."),
-		strings.HasPrefix(name, "com.apple."),
-		strings.HasPrefix(name, "trusted.overlay."), strings.HasPrefix(name, "user.overlay."):
-		return false
-	}
-	return true
-}
-
-// xattrsOf reads the extended attributes of an open file (not opened with O_PATH).
-func xattrsOf(fd int) (map[string]string, error) {
-	return xattrs(
-		func(buf []byte) (int, error) { return unix.Flistxattr(fd, buf) },
-		func(name string, buf []byte) (int, error) { return unix.Fgetxattr(fd, name, buf) })
-}
-
-// xattrsAt reads the extended attributes of a name in a directory.
-func xattrsAt(dir int, name string) (map[string]string, error) {
-	p := procPath(dir, name)
-	return xattrs(
-		func(buf []byte) (int, error) { return unix.Llistxattr(p, buf) },
-		func(name string, buf []byte) (int, error) { return unix.Lgetxattr(p, name, buf) })
-}
-
-// xattrsOfPath reads the extended attributes of a file opened with O_PATH.
-func xattrsOfPath(fd int) (map[string]string, error) {
-	p := procPath(fd, "")
-	return xattrs(
-		func(buf []byte) (int, error) { return unix.Listxattr(p, buf) },
-		func(name string, buf []byte) (int, error) { return unix.Getxattr(p, name, buf) })
-}
-
-func xattrs(list func([]byte) (int, error), get func(string, []byte) (int, error)) (map[string]string, error) {
-	n, err := retry(func() (int, error) { return list(nil) }) // nearly always 0
-	if err == unix.ENOTSUP || err == nil && n == 0 {
-		return nil, nil
-	}
-	small := make([]byte, 256)
-	names, err := grow(small, list)
-	if err != nil {
-		return nil, os.NewSyscallError("listxattr", err)
-	}
-	var m map[string]string
-	for name := range strings.SplitSeq(strings.TrimSuffix(string(names), "\x00"), "\x00") {
-		if !keptXattr(name) {
-			continue
-		}
-		val, err := grow(small, func(buf []byte) (int, error) { return get(name, buf) })
-		if err == unix.ENODATA {
-			continue
-		}
-		if err != nil {
-			return nil, os.NewSyscallError("getxattr "+name, err)
-		}
-		if m == nil {
-			m = map[string]string{}
-		}
-		m[name] = string(val)
-	}
-	return m, nil
-}
-
-// xattrBytes is more than the kernel's limit of a list of names and of a value.
-const xattrBytes = 64<<10 + 1
-
-// grow calls a system call again with the largest buffer when the small one
-// isn't enough.
-func grow(small []byte, call func([]byte) (int, error)) ([]byte, error) {
-	n, err := retry(func() (int, error) { return call(small) })
-	if err == unix.ERANGE {
-		small = make([]byte, xattrBytes)
-		n, err = retry(func() (int, error) { return call(small) })
-	}
-	if err != nil {
-		return nil, err
-	}
-	return small[:n], nil
-}
+// procPath is the name under which /proc shows what a descriptor is of.
+func procPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }

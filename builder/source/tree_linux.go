@@ -111,17 +111,13 @@ func (d *dir) probe(name string) (*file, error) {
 	if !d.accept(f, path, st.Mode) {
 		return nil, fs.ErrNotExist
 	}
-	x, err := xattrsOfPath(fd)
-	if err != nil {
-		return nil, err
-	}
 	var link string
 	if f.entry.Type == layer.Symlink {
 		if link, err = readlink(fd, ""); err != nil {
 			return nil, err
 		}
 	}
-	f.fill(&st, link, x)
+	f.fill(&st, link)
 	f.state.Store(known)
 	if d.single == nil {
 		d.single = map[string]*file{}
@@ -157,13 +153,12 @@ func (d *dir) accept(f *file, path string, mode uint16) bool {
 }
 
 // fill completes the entry with a file's attributes.
-func (f *file) fill(st *unix.Statx_t, link string, x map[string]string) {
+func (f *file) fill(st *unix.Statx_t, link string) {
 	e := &f.entry
 	f.id, f.links = identityOf(st), st.Nlink > 1
 	e.Mode = uint32(st.Mode) & 0o7777
 	e.ModTime = timeOf(st.Mtime)
 	e.Link = link
-	e.Xattrs = x
 	switch e.Type {
 	case layer.Char, layer.Block:
 		e.DevMajor, e.DevMinor = st.Rdev_major, st.Rdev_minor
@@ -207,17 +202,13 @@ func (f *file) look() error {
 	if !f.sameType(&st) {
 		return changed(f.entry.Path)
 	}
-	x, err := xattrsOfPath(fd)
-	if err != nil {
-		return err
-	}
 	var link string
 	if f.entry.Type == layer.Symlink {
 		if link, err = readlink(fd, ""); err != nil {
 			return err
 		}
 	}
-	f.fill(&st, link, x)
+	f.fill(&st, link)
 	f.state.Store(known)
 	return nil
 }
