@@ -130,7 +130,7 @@ func (b *build) close() error {
 	for _, l := range b.locals {
 		l.Close()
 	}
-	return errors.Join(noted, b.tmp.close(), b.lock.Close())
+	return errors.Join(noted, b.tmp.close(), b.lock.Close(), b.collect())
 }
 
 // solve runs the frontend and evaluates what it returns.

@@ -272,14 +272,22 @@ func ignoreMissing(err error) error {
 	return err
 }
 
-// treeSize returns the bytes of all files below a directory.
+// treeSize returns the bytes of all files below a directory, those with several
+// names once.
 func treeSize(dir string) int64 {
 	var n int64
+	seen := map[any]bool{}
 	filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() {
-			if st, err := d.Info(); err == nil {
-				n += st.Size()
-			}
+		if err != nil || !d.Type().IsRegular() {
+			return nil
+		}
+		st, err := d.Info()
+		if err != nil {
+			return nil
+		}
+		if id := inode(st); id == nil || !seen[id] {
+			seen[id] = id != nil
+			n += st.Size()
 		}
 		return nil
 	})

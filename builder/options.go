@@ -1,7 +1,6 @@
 package builder
 
 import (
-	"context"
 	"time"
 
 	"github.com/moby/buildkit/client"
@@ -29,11 +28,14 @@ type Options struct {
 	// Secrets and SSH answer RUN --mount=type=secret|ssh by id.
 	Secrets map[string]Secret
 	SSH     map[string]SSHAgent
-	// PullRegistries tells how registries are reached.
+	// InsecureRegistries are hosts that are reached without TLS checks.
 	InsecureRegistries []string
 	// Pack lists the packed forms that the caller will commit, so that
 	// packing can overlap with the build.
 	Pack []PackOptions
+	// StoreLimit is how many bytes the store may keep of what no tagged image
+	// needs; 0: a fifth of its disk.
+	StoreLimit int64
 	// Jobs bounds how many RUN steps run at a time; 0: no bound.
 	Jobs int
 	// Network is the mode of RUN steps that name none: "host" or "none";
@@ -74,8 +76,6 @@ type CommitOptions struct {
 	// "annotation.K", "annotation-index.K", "annotation[linux/amd64].K",
 	// "annotation-manifest-descriptor.K".
 	Annotations map[string]string
-	// Names are set as org.opencontainers.image.ref.name / io.containerd.image.name
-	// annotations by the exporters, not here.
 }
 
 // Image is a committed result, in the store.
@@ -93,5 +93,3 @@ type Progress = func(*client.SolveStatus)
 
 // Frontend produces results by asking a gateway client to solve definitions.
 type Frontend = gateway.BuildFunc
-
-var _ = context.Background
