@@ -66,8 +66,13 @@ type Container struct {
 	// is compiled anew, which takes most of a millisecond.
 	Filters *seccomp.Cache
 
-	Stdin          io.Reader // nil: empty
-	Stdout, Stderr io.Writer // nil: discarded
+	// Stdin is empty when it's nil. A file is handed to the command; another
+	// reader is read ahead of it, and a Read that blocks may return after Run
+	// did.
+	Stdin io.Reader
+	// Stdout and Stderr are written to as the output comes; nil discards it.
+	// A file is handed to the command. Pipes are given to the command's user.
+	Stdout, Stderr io.Writer
 
 	// Signals are sent to the command as they arrive; nil: none.
 	Signals <-chan os.Signal
@@ -93,7 +98,8 @@ type Status struct {
 	Code int
 	// Signal is the number of the signal that ended the command, or 0.
 	Signal int
-	// OOM reports that the kernel's out-of-memory killer ended a process.
+	// OOM reports that the kernel's out-of-memory killer ended a process. Only
+	// a cgroup tells; without one it is false.
 	OOM bool
 }
 

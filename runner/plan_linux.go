@@ -3,6 +3,7 @@ package runner
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
@@ -122,8 +123,10 @@ func (b *planner) devices() error {
 		{Path: "/dev/stdin", Target: "/proc/self/fd/0"},
 		{Path: "/dev/stdout", Target: "/proc/self/fd/1"},
 		{Path: "/dev/stderr", Target: "/proc/self/fd/2"},
-		{Path: "/dev/core", Target: "/proc/kcore"},
 		{Path: "/dev/ptmx", Target: "pts/ptmx"},
+	}
+	if _, err := os.Lstat("/proc/kcore"); err == nil {
+		b.plan.Links = append(b.plan.Links, child.Link{Path: "/dev/core", Target: "/proc/kcore"})
 	}
 	for _, d := range b.c.Spec.Linux.Devices {
 		b.device(d)

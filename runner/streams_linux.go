@@ -66,16 +66,24 @@ func (s *streams) null(flag int) (*os.File, error) {
 	return f, err
 }
 
-// pipe returns a pipe whose end for the child belongs to the command's user,
-// who may open it again as /dev/stdin or /dev/stdout.
+// own gives a pipe to the command's user, who may open it again as /dev/stdin
+// or /dev/stdout.
+func (s *streams) own(f *os.File) error {
+	if s.uid|s.gid == 0 {
+		return nil
+	}
+	info, err := f.Stat()
+	if err != nil || info.Mode()&os.ModeNamedPipe == 0 {
+		return err
+	}
+	return f.Chown(s.uid, s.gid)
+}
+
 func (s *streams) pipe() (r, w *os.File, err error) {
 	if r, w, err = os.Pipe(); err != nil {
 		return nil, nil, err
 	}
-	if s.uid|s.gid == 0 {
-		return r, w, nil
-	}
-	if err := w.Chown(s.uid, s.gid); err != nil {
+	if err := s.own(w); err != nil { // both ends are one inode
 		r.Close()
 		w.Close()
 		return nil, nil, err
@@ -88,7 +96,7 @@ func (s *streams) input(from io.Reader) (*os.File, error) {
 		return s.null(os.O_RDONLY)
 	}
 	if f, ok := from.(*os.File); ok {
-		return f, nil
+		return f, s.own(f)
 	}
 	r, w, err := s.pipe()
 	if err != nil {
@@ -107,7 +115,7 @@ func (s *streams) output(to io.Writer) (*os.File, error) {
 		return s.null(os.O_WRONLY)
 	}
 	if f, ok := to.(*os.File); ok {
-		return f, nil
+		return f, s.own(f)
 	}
 	r, w, err := s.pipe()
 	if err != nil {

@@ -10,6 +10,9 @@ const maxLinks = 40
 // root; the kernel checks each step again, so that a link that appears in
 // between leads nowhere else.
 func (r *rootfs) create(path string, dir bool) (int, error) {
+	if n, err := r.createLast(path, dir); err == nil {
+		return n, nil
+	}
 	done, rest := "", path
 	for links := 0; ; {
 		var name string
@@ -41,6 +44,28 @@ func (r *rootfs) create(path string, dir bool) (int, error) {
 	}
 }
 
+// createLast is the short way when only the last element is missing.
+func (r *rootfs) createLast(path string, dir bool) (int, error) {
+	d, err := openat2(r.root, parent(path)+"/", oPath|syscall.O_DIRECTORY, resolveInRoot|resolveNoMagiclinks)
+	if err != nil {
+		return -1, err
+	}
+	defer syscall.Close(d)
+	name := base(path)
+	if err := makeNode(d, name, dir); err != nil {
+		return -1, err
+	}
+	return openat2(d, name, oPath, resolveBeneath|resolveNoSymlinks)
+}
+
+// makeNode makes an empty directory or file.
+func makeNode(at int, name string, dir bool) error {
+	if dir {
+		return syscall.Mkdirat(at, name, 0o755)
+	}
+	return syscall.Mknodat(at, name, syscall.S_IFREG|0o644, 0)
+}
+
 // step makes sure that name is there in the directory; for a symbolic link it
 // returns where it leads.
 func (r *rootfs) step(at, name string, dir bool) (target string, err error) {
@@ -49,12 +74,7 @@ func (r *rootfs) step(at, name string, dir bool) (target string, err error) {
 		return "", err
 	}
 	defer syscall.Close(d)
-	if dir {
-		err = syscall.Mkdirat(d, name, 0o755)
-	} else {
-		err = syscall.Mknodat(d, name, syscall.S_IFREG|0o644, 0)
-	}
-	if err == nil {
+	if err = makeNode(d, name, dir); err == nil {
 		return "", nil
 	}
 	n, errOpen := openat2(d, name, oPath|syscall.O_NOFOLLOW, resolveBeneath)
