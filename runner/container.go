@@ -35,6 +35,8 @@ type Tree struct {
 	// read-only. Upper alone, without layers, is an ordinary directory that
 	// is mounted as it is.
 	//
+	// The mode and the owner of the merged root are those of Upper.
+	//
 	// The container's writes are not synced to disk before Run returns, and
 	// overlayfs leaves marks in Work: a Work directory serves one Run.
 	Upper, Work string

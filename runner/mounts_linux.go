@@ -41,6 +41,7 @@ func (b *planner) mounts() error {
 		tree, ok := b.c.Trees[sm.Destination]
 		err := error(nil)
 		if f, isFile := b.c.Files[sm.Destination]; isFile {
+			used++
 			err = b.fileMount(sm, f)
 		} else if ok {
 			used++
@@ -52,8 +53,8 @@ func (b *planner) mounts() error {
 			return fmt.Errorf("mount on %s: %w", sm.Destination, err)
 		}
 	}
-	if used < len(b.c.Trees) {
-		return fmt.Errorf("%d trees were given for %d of the mounts", len(b.c.Trees), used)
+	if given := len(b.c.Trees) + len(b.c.Files); used < given {
+		return fmt.Errorf("%d trees and files were given for %d of the mounts", given, used)
 	}
 	return nil
 }
@@ -73,6 +74,7 @@ func (b *planner) treeMount(sm specs.Mount, tree Tree) error {
 	if o.Upper == "" {
 		m.Set, m.Clear = m.Set|unix.MOUNT_ATTR_RDONLY, m.Clear&^unix.MOUNT_ATTR_RDONLY
 	}
+	b.foreignDev = b.foreignDev || m.Dest == "/dev"
 	b.plan.Trees = append(b.plan.Trees, o)
 	b.plan.Mounts = append(b.plan.Mounts, m)
 	return nil
@@ -110,8 +112,7 @@ func (b *planner) mount(sm specs.Mount) error {
 	}
 	m.Plain = sm.Type == "proc" || sm.Type == "sysfs"
 	if m.Dest == "/dev" {
-		b.ownDev = m.Kind == child.MountFS
-		b.foreignDev = !b.ownDev
+		b.foreignDev = m.Kind != child.MountFS
 		m.Late = m.Set&unix.MOUNT_ATTR_RDONLY != 0
 	}
 	if strings.HasPrefix(sm.Type, "cgroup") {

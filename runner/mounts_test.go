@@ -226,3 +226,24 @@ func TestMountPointEscape(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+// Files in memory have their content, owner and mode, are read-only when
+// asked, and leave no trace on a disk but the mount point.
+func TestFiles(t *testing.T) {
+	o := shell("cat /run/secrets/a /b; stat -c '%a %u:%g %s' /run/secrets/a /b; echo x > /b; echo x >> /run/secrets/a; cat /b; awk '$2 == \"/b\" {print $3}' /proc/mounts")
+	c := container(t, o)
+	c.Spec.Mounts = append(c.Spec.Mounts, specs.Mount{Destination: "/run/secrets/a", Options: []string{"ro", "nosuid"}}, specs.Mount{Destination: "/b"})
+	c.Files = map[string]File{
+		"/run/secrets/a": {Content: []byte("secret\n"), Mode: 0o400, UID: 5, GID: 6},
+		"/b":             {Content: []byte(strings.Repeat("b", 70_000) + "\n"), Mode: 0o666},
+	}
+	got := strings.Replace(output(t, c), strings.Repeat("b", 70_000), "bb", 1)
+	if got != "secret\nbb\n400 5:6 7\n666 0:0 70001\nsh: can't create /run/secrets/a: Read-only file system\nx\ntmpfs" {
+		t.Errorf("got %q", got)
+	}
+	for _, f := range []string{"/run/secrets/a", "/b"} {
+		if data, err := os.ReadFile(c.Root.Upper + f); err != nil || len(data) > 0 {
+			t.Errorf("%s on disk: %q, %v", f, data, err)
+		}
+	}
+}

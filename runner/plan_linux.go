@@ -19,9 +19,9 @@ type planner struct {
 	c     *Container
 	plan  child.Plan
 	flags uintptr // CLONE_NEW* of the container
-	// ownDev and foreignDev tell whether the spec mounts a new file system
-	// on /dev, or something of the host's.
-	ownDev, foreignDev bool
+	// foreignDev tells that /dev is not a new file system, but something of
+	// the host's or of a tree, which brings its own devices.
+	foreignDev bool
 }
 
 // newPlan checks the container and plans it.
@@ -113,7 +113,7 @@ func defaultDevices() []child.Device {
 func (b *planner) devices() error {
 	if b.foreignDev {
 		if len(b.c.Spec.Linux.Devices) > 0 {
-			return errors.New("spec: devices cannot be made in a /dev of the host")
+			return errors.New("spec: devices cannot be made in a /dev that is not a new file system")
 		}
 		return nil
 	}

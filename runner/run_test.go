@@ -158,7 +158,7 @@ func TestSetupErrors(t *testing.T) {
 		"option":     {func(c *Container) { c.Spec.Mounts = append(c.Spec.Mounts, bind("/", "/tmp", "context=x")) }, `mount option "context=x" is unknown`},
 		"type":       {func(c *Container) { c.Spec.Mounts[0].Type = "ext4" }, `file system type "ext4" is not supported`},
 		"fs option":  {func(c *Container) { c.Spec.Mounts[1].Options = []string{"size=many"} }, "mount tmpfs on /dev: option size=many"},
-		"unused":     {func(c *Container) { c.Trees = map[string]Tree{"/x": {Upper: "/tmp"}} }, "1 trees were given for 0 of the mounts"},
+		"unused":     {func(c *Container) { c.Trees = map[string]Tree{"/x": {Upper: "/tmp"}} }, "1 trees and files were given for 0 of the mounts"},
 		"capability": {func(c *Container) { c.Spec.Process.Capabilities.Bounding = []string{"CAP_FLY"} }, `unknown capability "CAP_FLY"`},
 		"sysctl":     {func(c *Container) { c.Spec.Linux.Sysctl = map[string]string{"kernel.core_pattern": "|/x"} }, "is not the container's own"},
 		"no spec":    {func(c *Container) { c.Spec = nil }, "spec:"},
