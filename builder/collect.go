@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"bk.build/bk/builder/cache"
 	"bk.build/bk/layout"
 )
 
@@ -22,7 +23,7 @@ func (b *build) collect() error {
 	stamp := filepath.Join(b.opts.Root, "collected")
 	switch st, err := os.Stat(stamp); {
 	case os.IsNotExist(err):
-		return os.WriteFile(stamp, nil, 0o600) // a new store
+		return cache.WriteFile(stamp, nil) // a new store
 	case err != nil || time.Since(st.ModTime()) < collectInterval:
 		return err
 	}

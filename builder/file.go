@@ -52,7 +52,7 @@ func (o fileOp) key(n *node, h cache.Hasher) error {
 func (b *build) ahead(edges []graph.Edge) {
 	for _, e := range edges {
 		if e.Vertex != nil {
-			b.packing.Go(func() { b.node(e.Vertex).result() })
+			b.packing.Go(func() { _, _ = b.node(e.Vertex).result() })
 		}
 	}
 }

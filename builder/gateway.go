@@ -2,7 +2,6 @@ package builder
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -284,12 +283,4 @@ func fileMode(e *layer.Entry) fs.FileMode {
 		m |= fs.ModeNamedPipe
 	}
 	return m
-}
-
-// parse reads a JSON document of a frontend's metadata.
-func parse(dt []byte, into any) error {
-	if len(dt) == 0 {
-		return nil
-	}
-	return json.Unmarshal(dt, into)
 }

@@ -2,21 +2,15 @@ package builder
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
-
-	digest "github.com/opencontainers/go-digest"
-	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"bk.build/bk/builder/cache"
 	"bk.build/bk/builder/snapshot"
@@ -29,6 +23,7 @@ import (
 //
 //	snapshots/<id>/fs               the unpacked form
 //	snapshots/<id>/implied          parents that the packed form did not name
+//	snapshots/<id>/opaque           the layer hides all layers below it
 //	snapshots/<id>/packed-<how>     JSON: the packed form's descriptor and diffID
 //	snapshots/<id>/planned          a file operation was planned, and nobody needed a form
 //
@@ -70,6 +65,7 @@ type Layer struct {
 	ready    atomic.Bool // unpacked is there
 	viewed   future[snapshot.Layer]
 	supposed future[[]string]
+	hides    future[bool]
 	packs    futures[layout.LayerBlob]
 }
 
@@ -148,7 +144,7 @@ func (s *layers) notePlanned() error {
 		if err := os.MkdirAll(filepath.Join(s.dir, l.id), 0o700); err != nil {
 			return err
 		}
-		if err := os.WriteFile(l.path("planned"), nil, 0o600); err != nil {
+		if err := cache.WriteFile(l.path("planned"), nil); err != nil {
 			return err
 		}
 	}
@@ -217,36 +213,38 @@ func (l *Layer) unpack(ctx context.Context) error {
 		return err
 	}
 	fsDir := filepath.Join(tmp, "fs")
-	var implied []string
+	var applied layer.Applied
 	switch packed, ok := l.anyPacked(); {
 	case l.plan != nil:
-		implied, err = l.applyPlan(ctx, fsDir)
+		applied, err = l.applyPlan(ctx, fsDir)
 	case ok:
-		implied, err = l.unpackBlob(ctx, fsDir, packed, func(context.Context) (io.ReadCloser, error) {
+		applied, err = l.unpackBlob(ctx, fsDir, packed, func(context.Context) (io.ReadCloser, error) {
 			return l.s.store.OpenBlob(packed.Descriptor)
 		}, nil)
 	case l.origin != nil:
-		implied, err = l.fetch(ctx, fsDir)
+		applied, err = l.fetch(ctx, fsDir)
 	default:
 		err = fmt.Errorf("layer %s is not in the store any more", l.id)
 	}
-	if err == nil && len(implied) > 0 {
-		err = os.WriteFile(filepath.Join(tmp, "implied"), []byte(strings.Join(implied, "\x00")), 0o600)
+	if err == nil && len(applied.Implied) > 0 {
+		err = cache.WriteFile(filepath.Join(tmp, "implied"), []byte(strings.Join(applied.Implied, "\x00")))
+	}
+	if err == nil && applied.OpaqueRoot {
+		err = cache.WriteFile(filepath.Join(tmp, "opaque"), nil)
 	}
 	if err == nil {
-		err = l.install(tmp, "fs", "implied")
+		err = l.install(tmp, "fs", "implied", "opaque")
 	}
 	os.RemoveAll(tmp)
 	return err
 }
 
-func (l *Layer) applyPlan(ctx context.Context, dir string) ([]string, error) {
+func (l *Layer) applyPlan(ctx context.Context, dir string) (layer.Applied, error) {
 	entries, err := l.entries()
 	if err != nil {
-		return nil, err
+		return layer.Applied{}, err
 	}
-	applied, err := layer.Apply(ctx, stream(entries), dir, layer.ApplyOptions{})
-	return applied.Implied, err
+	return layer.Apply(ctx, stream(entries), dir, layer.ApplyOptions{})
 }
 
 // stream turns a list into a stream.
@@ -262,28 +260,28 @@ func stream(entries []*layer.Entry) layer.Entries {
 
 // fetch unpacks from the origin, keeping the blob as it streams by when the
 // result needs it.
-func (l *Layer) fetch(ctx context.Context, dir string) ([]string, error) {
+func (l *Layer) fetch(ctx context.Context, dir string) (layer.Applied, error) {
 	if l.origin.link != nil || !l.keep {
 		return l.unpackBlob(ctx, dir, l.origin.blob, l.origin.open, nil)
 	}
 	w, err := l.s.store.NewBlob()
 	if err != nil {
-		return nil, err
+		return layer.Applied{}, err
 	}
 	defer w.Close()
-	implied, err := l.unpackBlob(ctx, dir, l.origin.blob, l.origin.open, w)
+	applied, err := l.unpackBlob(ctx, dir, l.origin.blob, l.origin.open, w)
 	if err != nil {
-		return nil, err
+		return layer.Applied{}, err
 	}
 	desc := l.origin.blob.Descriptor
 	_, _, err = w.Commit(desc.Digest, desc.Size)
-	return implied, err
+	return applied, err
 }
 
-func (l *Layer) unpackBlob(ctx context.Context, dir string, b layout.LayerBlob, open func(context.Context) (io.ReadCloser, error), tee io.Writer) ([]string, error) {
+func (l *Layer) unpackBlob(ctx context.Context, dir string, b layout.LayerBlob, open func(context.Context) (io.ReadCloser, error), tee io.Writer) (layer.Applied, error) {
 	r, err := open(ctx)
 	if err != nil {
-		return nil, err
+		return layer.Applied{}, err
 	}
 	defer r.Close()
 	opts := layer.UnpackOptions{Digest: b.Descriptor.Digest, Size: b.Descriptor.Size, DiffID: b.DiffID}
@@ -293,9 +291,9 @@ func (l *Layer) unpackBlob(ctx context.Context, dir string, b layout.LayerBlob, 
 	}
 	u, err := layer.Unpack(ctx, in, dir, opts)
 	if err != nil {
-		return nil, fmt.Errorf("unpack layer %s: %w", b.Descriptor.Digest, err)
+		return layer.Applied{}, fmt.Errorf("unpack layer %s: %w", b.Descriptor.Digest, err)
 	}
-	return u.Implied, nil
+	return u.Applied, nil
 }
 
 // install moves finished parts of a layer into its directory. Another process
@@ -318,6 +316,13 @@ func (l *Layer) install(tmp string, names ...string) error {
 	return nil
 }
 
+// opaque reports whether the layer hides all layers below it, which overlayfs
+// does not see when a layer's root says so.
+func (l *Layer) opaque() bool {
+	hides, _ := l.hides.do(func() (bool, error) { return l.plan == nil && exists(l.path("opaque")), nil })
+	return hides
+}
+
 // implied returns the parent directories that the layer's packed form did not
 // name and whose attributes in the unpacked form are therefore invented.
 func (l *Layer) implied() []string {
@@ -332,168 +337,4 @@ func (l *Layer) implied() []string {
 		return strings.Split(string(b), "\x00"), nil
 	})
 	return list
-}
-
-// memo is the content of a packed-<how> file.
-type memo struct {
-	Descriptor ocispecs.Descriptor
-	DiffID     digest.Digest
-	Created    time.Time // when the layer was made
-}
-
-// how names a way to pack.
-func (o PackOptions) how() string {
-	s := o.Compression.String()
-	if o.Epoch != nil {
-		s += "-" + strconv.FormatInt(o.Epoch.Unix(), 10)
-	}
-	return s
-}
-
-// readPacked returns a packed form that is in the store.
-func (l *Layer) readPacked(name string) (layout.LayerBlob, bool) {
-	b, err := os.ReadFile(l.path(name))
-	if err != nil {
-		return layout.LayerBlob{}, false
-	}
-	var m memo
-	if json.Unmarshal(b, &m) != nil || m.DiffID.Validate() != nil {
-		return layout.LayerBlob{}, false
-	}
-	if !l.s.store.HasDescriptor(m.Descriptor) {
-		return layout.LayerBlob{}, false
-	}
-	return layout.LayerBlob{Descriptor: m.Descriptor, DiffID: m.DiffID, Created: &m.Created}, true
-}
-
-// anyPacked returns any packed form that is in the store. For an image's layer
-// that is the form of the image.
-func (l *Layer) anyPacked() (layout.LayerBlob, bool) {
-	if l.origin != nil {
-		return l.origin.blob, l.s.store.HasDescriptor(l.origin.blob.Descriptor)
-	}
-	names, _ := filepath.Glob(l.path("packed-*"))
-	for _, n := range names {
-		if b, ok := l.readPacked(filepath.Base(n)); ok {
-			return b, true
-		}
-	}
-	return layout.LayerBlob{}, false
-}
-
-// Pack returns the layer's packed form, in the store. An image's layer stays as
-// it is unless opts.Force says otherwise.
-func (l *Layer) Pack(ctx context.Context, opts PackOptions) (layout.LayerBlob, error) {
-	return l.packs.do(opts.how()+strconv.FormatBool(opts.Force), func() (layout.LayerBlob, error) {
-		if l.origin != nil && (!opts.Force || opts.Compression.MediaType(false) == l.origin.blob.Descriptor.MediaType) {
-			return l.origin.blob, l.keepOrigin(ctx)
-		}
-		name := "packed-" + opts.how()
-		if b, ok := l.readPacked(name); ok {
-			return b, nil
-		}
-		entries, err := l.stream(ctx)
-		if err != nil {
-			return layout.LayerBlob{}, err
-		}
-		release, err := l.s.slot(ctx)
-		if err != nil {
-			return layout.LayerBlob{}, err
-		}
-		defer release()
-		b, err := l.pack(ctx, entries, opts)
-		if err != nil {
-			return b, err
-		}
-		return b, l.remember(name, b)
-	})
-}
-
-// keepOrigin makes sure that an image's layer is in the store as it is.
-func (l *Layer) keepOrigin(ctx context.Context) error {
-	desc := l.origin.blob.Descriptor
-	if l.s.store.HasDescriptor(desc) {
-		return nil
-	}
-	if l.origin.link != nil {
-		return l.origin.link()
-	}
-	r, err := l.origin.open(ctx)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	w, err := l.s.store.NewBlob()
-	if err != nil {
-		return err
-	}
-	defer w.Close()
-	if _, err := io.Copy(w, r); err != nil {
-		return fmt.Errorf("fetch layer %s: %w", desc.Digest, err)
-	}
-	_, _, err = w.Commit(desc.Digest, desc.Size)
-	return err
-}
-
-func (l *Layer) pack(ctx context.Context, entries layer.Entries, opts PackOptions) (layout.LayerBlob, error) {
-	var none layout.LayerBlob
-	if l.origin != nil {
-		opts.Epoch = nil // an image's own times are not ours to change
-	}
-	w, err := l.s.store.NewBlob()
-	if err != nil {
-		return none, err
-	}
-	defer w.Close()
-	po := layer.PackOptions{Compression: opts.Compression, Epoch: opts.Epoch}
-	var out io.Writer = w
-	var kept *chunks
-	if l.lineage != "" {
-		kept = l.s.openChunks(shortHash(l.lineage, opts.how()), w)
-		defer kept.close()
-		out, po.Chunks = kept, kept
-	}
-	p, err := layer.Pack(ctx, out, entries, po)
-	if err != nil {
-		return none, fmt.Errorf("pack layer: %w", err)
-	}
-	dgst, size, err := w.Commit("", -1)
-	if err != nil {
-		return none, err
-	}
-	if kept != nil {
-		if err := kept.save(ocispecs.Descriptor{Digest: dgst, Size: size}); err != nil {
-			return none, err
-		}
-	}
-	now := time.Now().UTC()
-	return layout.LayerBlob{
-		Descriptor: ocispecs.Descriptor{MediaType: opts.Compression.MediaType(false), Digest: dgst, Size: size},
-		DiffID:     p.DiffID,
-		Created:    &now,
-	}, nil
-}
-
-// stream returns the layer's entries from whichever form there is.
-func (l *Layer) stream(ctx context.Context) (layer.Entries, error) {
-	if l.plan != nil {
-		e, err := l.entries()
-		return stream(e), err
-	}
-	dir, err := l.Dir(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return layer.Walk(dir), nil
-}
-
-func (l *Layer) remember(name string, b layout.LayerBlob) error {
-	dt, err := json.Marshal(memo{b.Descriptor, b.DiffID, *b.Created})
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Join(l.s.dir, l.id), 0o700); err != nil {
-		return err
-	}
-	return cache.WriteFile(l.path(name), dt)
 }

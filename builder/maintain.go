@@ -277,7 +277,7 @@ func ignoreMissing(err error) error {
 func treeSize(dir string) int64 {
 	var n int64
 	seen := map[any]bool{}
-	filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+	_ = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return nil
 		}

@@ -253,10 +253,10 @@ func (a SSHAgent) server() (func(net.Conn), error) {
 			}
 			defer up.Close()
 			go func() {
-				io.Copy(up, c)
+				_, _ = io.Copy(up, c)
 				up.Close()
 			}()
-			io.Copy(c, up)
+			_, _ = io.Copy(c, up)
 		}, nil
 	}
 	ring := agent.NewKeyring()
@@ -273,7 +273,7 @@ func (a SSHAgent) server() (func(net.Conn), error) {
 			return nil, fmt.Errorf("key %s: %w", name, err)
 		}
 	}
-	return func(c net.Conn) { agent.ServeAgent(readOnly{ring}, c) }, nil
+	return func(c net.Conn) { _ = agent.ServeAgent(readOnly{ring}, c) }, nil
 }
 
 // readOnly is a key ring that steps can use but not change.

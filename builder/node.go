@@ -110,7 +110,7 @@ func (n *node) packAhead(outs []*Tree) {
 		}
 		top := list[len(list)-1]
 		for _, p := range n.b.opts.Pack {
-			n.b.packing.Go(func() { top.Pack(n.b.ctx, p) }) // Commit asks again, and gets the error
+			n.b.packing.Go(func() { _, _ = top.Pack(n.b.ctx, p) }) // Commit asks again, and gets the error
 		}
 	}
 }

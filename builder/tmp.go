@@ -44,7 +44,7 @@ func (s *scratch) create() error {
 	if err := os.Mkdir(hidden, 0o700); err != nil {
 		return err
 	}
-	lock, err := os.Create(filepath.Join(hidden, "lock"))
+	lock, err := os.OpenFile(filepath.Join(hidden, "lock"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}

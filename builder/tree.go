@@ -192,6 +192,9 @@ func (t *Tree) lowers(ctx context.Context) ([]string, error) {
 		}
 		var top []string // the bottom first, so far
 		for i, l := range list {
+			if l.opaque() {
+				top = nil
+			}
 			top = append(top, l.path("fs"))
 			implied := l.implied()
 			if i == 0 || len(implied) == 0 {
