@@ -40,8 +40,10 @@ bench: build bases ## measure bk beside other builders; ARGS="-n 5 -only hello"
 	@hack/tool registry crane buildkitd buildctl
 	go run ./hack/bench $(ARGS)
 
-demo: build bases ## a short tour: build, inspect, run
-	hack/demo
+demo: build ## build a program for two platforms and run both from the image
+	@hack/deps qemu-user-static busybox-static
+	@go run ./hack/bases busybox
+	go run ./hack/demo bin/bk .cache/bases
 
 deps: ## install what the tests use (root), or say what is missing
 	@hack/deps
