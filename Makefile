@@ -43,7 +43,7 @@ bench: build bases ## measure bk beside other builders; ARGS="-n 5 -only hello"
 demo: build ## build a program for two platforms and run both from the image
 	@hack/deps qemu-user-static busybox-static
 	@go run ./hack/bases busybox
-	go run ./hack/demo bin/bk .cache/bases
+	go run ./hack/demo bin/bk .cache/bases .cache/demo
 
 deps: ## install what the tests use (root), or say what is missing
 	@hack/deps

@@ -157,7 +157,7 @@ func childEnvironment() []string {
 	return []string{
 		child.Marker + "=1",
 		"GOGC=off",
-		"GOMAXPROCS=2",
+		"GOMAXPROCS=1",
 		"GODEBUG=containermaxprocs=0,updatemaxprocs=0",
 	}
 }

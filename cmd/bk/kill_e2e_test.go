@@ -86,15 +86,21 @@ func eventually(t *testing.T, what string, ok func() bool) {
 // started is a bk that runs beside the test.
 type started struct {
 	*exec.Cmd
-	stderr bytes.Buffer
-	mark   string // in the environment of all its processes
+	log  string // what it prints, in a file
+	mark string // in its environment
 }
 
 func (s *site) start(args ...string) *started {
 	s.t.Helper()
 	b := &started{Cmd: s.command(args...), mark: marker()}
+	b.log = s.path(b.mark + ".log")
 	b.Env = append(b.Env, "MARK="+b.mark)
-	b.Stderr = &b.stderr
+	log, err := os.Create(b.log)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer log.Close()
+	b.Stderr = log
 	if err := b.Start(); err != nil {
 		s.t.Fatal(err)
 	}
@@ -102,11 +108,15 @@ func (s *site) start(args ...string) *started {
 	return b
 }
 
-// stop sends a signal and waits for the end. A step's standard error may hold
-// the pipe a little longer than bk lives.
+// output is what it has printed so far.
+func (b *started) output() string {
+	text, _ := os.ReadFile(b.log)
+	return string(text)
+}
+
+// stop sends a signal and waits for the end.
 func (b *started) stop(sig syscall.Signal) int {
 	_ = b.Process.Signal(sig)
-	b.WaitDelay = 5 * time.Second
 	_ = b.Wait()
 	return b.ProcessState.ExitCode()
 }

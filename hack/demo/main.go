@@ -1,9 +1,10 @@
 // Command demo builds a program for two platforms with bk, and runs both from
 // the image that comes out.
 //
-//	demo BK BASES
+//	demo BK BASES OUT
 //
-// BK is the bk binary, BASES the directory of the base images' OCI layouts.
+// BK is the bk binary, BASES the directory of the base images' OCI layouts; the
+// image becomes the OCI layout OUT/image.
 package main
 
 import (
@@ -23,11 +24,11 @@ import (
 )
 
 func main() {
-	if len(os.Args) != 3 {
-		fmt.Fprintln(os.Stderr, "usage: demo BK BASES")
+	if len(os.Args) != 4 {
+		fmt.Fprintln(os.Stderr, "usage: demo BK BASES OUT")
 		os.Exit(2)
 	}
-	if err := run(os.Args[1], os.Args[2]); err != nil {
+	if err := run(os.Args[1], os.Args[2], os.Args[3]); err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
 	}
@@ -36,8 +37,15 @@ func main() {
 // arches are what the demo builds for.
 var arches = []string{"amd64", "arm64"}
 
-func run(bk, bases string) error {
-	dir, err := os.MkdirTemp("", "bk-demo-")
+func run(bk, bases, out string) error {
+	image := filepath.Join(out, "image")
+	if err := os.RemoveAll(image); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(out, 0o755); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp(out, "work-")
 	if err != nil {
 		return err
 	}
@@ -45,7 +53,6 @@ func run(bk, bases string) error {
 	if err := compile(dir); err != nil {
 		return err
 	}
-	image := filepath.Join(dir, "image")
 	if err := build(bk, bases, dir, image); err != nil {
 		return err
 	}
@@ -62,7 +69,7 @@ func run(bk, bases string) error {
 			return fmt.Errorf("run the %s program of the image: %w", arch, err)
 		}
 	}
-	fmt.Println("index digest:", top.Digest)
+	fmt.Printf("\nOCI layout:   %s\nindex digest: %s\n", image, top.Digest)
 	return nil
 }
 
