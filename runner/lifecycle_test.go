@@ -99,6 +99,42 @@ func TestParentKilled(t *testing.T) {
 	eventually(t, "no process in the container", func() bool { return len(insiders(t, dir+"/upper")) == 0 })
 }
 
+// sameProgram counts the other processes that run this test binary.
+func sameProgram(t testing.TB) (n int) {
+	t.Helper()
+	self, err := os.Stat("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	exes, _ := filepath.Glob("/proc/[0-9]*/exe")
+	for _, exe := range exes {
+		other, err := os.Stat(exe)
+		if err == nil && os.SameFile(self, other) && filepath.Base(filepath.Dir(exe)) != fmt.Sprint(os.Getpid()) {
+			n++
+		}
+	}
+	return n
+}
+
+// It may be killed at any moment of the container's set-up.
+func TestParentKilledEarly(t *testing.T) {
+	needRoot(t)
+	for i := range 20 {
+		dir := t.TempDir()
+		os.Mkdir(dir+"/upper", 0o755)
+		os.Mkdir(dir+"/work", 0o755)
+		cmd := exec.Command("/proc/self/exe")
+		cmd.Env = append(os.Environ(), parentMarker+"="+dir, "ROOT="+shared.root)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Duration(i) * time.Millisecond)
+		cmd.Process.Kill()
+		cmd.Wait()
+	}
+	eventually(t, "no process of the containers", func() bool { return sameProgram(t) == 0 })
+}
+
 // The end of the context kills everything in the container, also what ignores
 // signals and what left its session.
 func TestCancel(t *testing.T) {
