@@ -28,6 +28,7 @@ import (
 	"bk.build/bk/layout"
 	"bk.build/bk/layout/remote"
 	"bk.build/bk/runner/emulate"
+	"bk.build/bk/runner/seccomp"
 )
 
 // build is one build: what its vertices share.
@@ -52,6 +53,7 @@ type build struct {
 	images    futures[*image]
 	stubs     futures[string]
 	emulators futures[*emulate.Emulator]
+	filters   seccomp.Cache
 	hostFiles futures[string]
 	packing   sync.WaitGroup
 	hits      sync.Map // *node whose ancestors were reported as cached

@@ -25,6 +25,9 @@ type builder interface {
 	build(ctx context.Context, in *input) (string, error)
 }
 
+// baseNames are the base images that cases build on.
+var baseNames = []string{"busybox", "debian"}
+
 // buildLimit is how long one build may take.
 const buildLimit = 3 * time.Minute
 
@@ -39,7 +42,7 @@ func (b *bench) startRegistry(ctx context.Context) error {
 		return err
 	}
 	b.closers = append(b.closers, s.Stop)
-	for _, name := range []string{"busybox", "debian"} {
+	for _, name := range baseNames {
 		layout := filepath.Join(b.flags.bases, name)
 		if _, err := os.Stat(layout); err != nil {
 			return fmt.Errorf("base %s: %w (run make bases)", name, err)
@@ -49,7 +52,7 @@ func (b *bench) startRegistry(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("push %s: %w\n%s", name, err, out)
 		}
-		b.bases[name] = ref
+		b.bases[name] = "docker-image://" + ref
 	}
 	return nil
 }

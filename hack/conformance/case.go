@@ -19,7 +19,8 @@ import (
 // A testCase is one txtar file of the corpus. Its files are the build context,
 // except:
 //
-//	case          lines of flags: target, arg, platform, opt, ssh, error (a regular expression)
+//	case          lines of flags: target, arg, platform, opt, ssh, error (a regular expression),
+//	              varies (the result depends on the machine: it isn't recorded)
 //	setup         a shell script run in the context, for what txtar can't hold
 //	named/N/...   a named context N
 //	secrets/ID    a secret ID
@@ -34,6 +35,7 @@ type testCase struct {
 	args      []string // K=V
 	opts      []string // frontend options, K=V
 	ssh       bool
+	varies    bool
 	wantError string
 }
 
@@ -115,6 +117,8 @@ func (c *testCase) parseFlags(text string) error {
 			c.opts = append(c.opts, value)
 		case "ssh":
 			c.ssh = true
+		case "varies":
+			c.varies = true
 		case "error":
 			c.wantError = value
 		default:
@@ -128,7 +132,7 @@ func (c *testCase) parseFlags(text string) error {
 func (c *testCase) lay(ctx context.Context, dir string, bases map[string]string) (*input, error) {
 	in := &input{testCase: c, context: filepath.Join(dir, "context"), named: map[string]string{}, secrets: map[string]string{}}
 	for name, ref := range bases {
-		in.named[name] = "docker-image://" + ref
+		in.named[name] = ref
 	}
 	if err := os.MkdirAll(in.context, 0o755); err != nil {
 		return nil, err

@@ -31,7 +31,7 @@ import (
 type flags struct {
 	bk, corpus, bases, tools, run string
 	jobs                          int
-	verbose, keep                 bool
+	record, verbose, keep         bool
 }
 
 func main() {
@@ -44,6 +44,7 @@ func main() {
 	flag.StringVar(&f.tools, "tools", ".cache/tools/bin", "directory of buildkitd, buildctl, registry and crane")
 	flag.StringVar(&f.run, "run", "", "only cases whose name matches this regular expression")
 	flag.IntVar(&f.jobs, "j", 2, "cases at a time")
+	flag.BoolVar(&f.record, "record", false, "write what buildkitd makes to the corpus, for the test that has no buildkitd")
 	flag.BoolVar(&f.verbose, "v", false, "print the output of builds that should have succeeded, or failed otherwise")
 	flag.BoolVar(&f.keep, "keep", false, "keep the working directory")
 	flag.Parse()
@@ -89,7 +90,8 @@ func run(ctx context.Context, f flags) (bool, error) {
 type bench struct {
 	flags
 	work      string
-	bases     map[string]string // name -> reference in the test registry
+	bases     map[string]string // name -> docker-image:// reference in the test registry
+	known     *baseImages
 	reference builder
 	subject   builder
 	closers   []func()
@@ -109,6 +111,9 @@ func newBench(ctx context.Context, f flags, work string) (_ *bench, err error) {
 			b.close()
 		}
 	}()
+	if b.known, err = loadBases(f.bases); err != nil {
+		return nil, err
+	}
 	if err := b.startRegistry(ctx); err != nil {
 		return nil, err
 	}
@@ -182,10 +187,15 @@ func (b *bench) judge(ctx context.Context, c *testCase, known []difference) verd
 		output, err := builder.build(ctx, in)
 		v.took[i] = time.Since(start)
 		v.log = output
-		results[i], err = c.outcome(in.dest, output, err)
+		results[i], err = c.outcome(in.dest, output, err, b.known.content)
 		if err != nil {
 			who := []string{"reference", "subject"}[i]
 			v.differences = append(v.differences, fmt.Sprintf("%s: %v", who, err))
+		}
+	}
+	if b.record && results[0] != nil {
+		if err := c.record(b.corpus, results[0], b.known); err != nil {
+			v.differences = append(v.differences, err.Error())
 		}
 	}
 	if results[0] != nil && results[1] != nil {
@@ -196,12 +206,12 @@ func (b *bench) judge(ctx context.Context, c *testCase, known []difference) verd
 
 // outcome checks that the build ended as the case expects and loads its result.
 // The result is empty when the case expects an error.
-func (c *testCase) outcome(dest, output string, err error) (*result, error) {
+func (c *testCase) outcome(dest, output string, err error, known content) (*result, error) {
 	switch {
 	case c.wantError == "" && err != nil:
 		return nil, fmt.Errorf("%w\n%s", err, tail(output, 12))
 	case c.wantError == "":
-		return load(dest)
+		return load(dest, known)
 	case err == nil:
 		return nil, errors.New("succeeds, but should fail with " + c.wantError)
 	}

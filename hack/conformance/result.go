@@ -27,11 +27,21 @@ type image struct {
 	config  map[string]any // without created, history and rootfs
 	history []ocispec.History
 	layers  int
-	tree    *tree
+	diffIDs []digest.Digest
+	tree    *tree             // nil when read from a record
+	files   map[string]string // path -> description; see tree.lines
+}
+
+// text returns the content of a small text file.
+func (i *image) text(path string) string {
+	if i.tree == nil || i.tree.nodes[path] == nil {
+		return ""
+	}
+	return i.tree.nodes[path].text
 }
 
 // load reads an OCI layout, with its own code from end to end.
-func load(dir string) (*result, error) {
+func load(dir string, known content) (*result, error) {
 	var top ocispec.Index
 	if err := readJSON(filepath.Join(dir, ocispec.ImageIndexFile), &top); err != nil {
 		return nil, err
@@ -42,7 +52,7 @@ func load(dir string) (*result, error) {
 	r := &result{images: map[string]*image{}}
 	desc := top.Manifests[0]
 	if desc.MediaType == ocispec.MediaTypeImageManifest {
-		img, err := loadImage(dir, desc)
+		img, err := loadImage(dir, desc, known)
 		r.images[""] = img
 		return r, err
 	}
@@ -55,7 +65,7 @@ func load(dir string) (*result, error) {
 		if m.Annotations["vnd.docker.reference.type"] == "attestation-manifest" {
 			continue
 		}
-		img, err := loadImage(dir, m)
+		img, err := loadImage(dir, m, known)
 		if err != nil {
 			return nil, err
 		}
@@ -75,7 +85,7 @@ func platform(p *ocispec.Platform) string {
 	return s
 }
 
-func loadImage(dir string, desc ocispec.Descriptor) (*image, error) {
+func loadImage(dir string, desc ocispec.Descriptor, known content) (*image, error) {
 	var manifest ocispec.Manifest
 	if err := readBlob(dir, desc, &manifest); err != nil {
 		return nil, err
@@ -91,7 +101,7 @@ func loadImage(dir string, desc ocispec.Descriptor) (*image, error) {
 	for _, k := range []string{"created", "history", "rootfs"} {
 		delete(img.config, k)
 	}
-	img.history = typed.History
+	img.history, img.diffIDs = typed.History, typed.RootFS.DiffIDs
 	if len(typed.RootFS.DiffIDs) != len(manifest.Layers) {
 		return nil, fmt.Errorf("%d diff ids for %d layers", len(typed.RootFS.DiffIDs), len(manifest.Layers))
 	}
@@ -100,6 +110,7 @@ func loadImage(dir string, desc ocispec.Descriptor) (*image, error) {
 			return nil, fmt.Errorf("layer %d: %w", i, err)
 		}
 	}
+	img.files = img.tree.lines(known)
 	return img, nil
 }
 

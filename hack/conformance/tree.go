@@ -12,6 +12,7 @@ import (
 	"maps"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -162,8 +163,12 @@ func (t *tree) removeBelow(p string) {
 	}
 }
 
+// A content names files by their content: the digest of a file of a base image
+// becomes its path there, so that descriptions outlive the base's next release.
+type content map[[32]byte]string
+
 // lines describes every path in one line.
-func (t *tree) lines() map[string]string {
+func (t *tree) lines(known content) map[string]string {
 	links := map[*node][]string{}
 	for _, p := range slices.Sorted(maps.Keys(t.nodes)) {
 		links[t.nodes[p]] = append(links[t.nodes[p]], p)
@@ -173,7 +178,11 @@ func (t *tree) lines() map[string]string {
 		s := fmt.Sprintf("%c %04o %d:%d", kind(n.kind), n.mode, n.uid, n.gid)
 		switch n.kind {
 		case tar.TypeReg:
-			s += fmt.Sprintf(" %d bytes %x", n.size, n.sum[:6])
+			if from, ok := known[n.sum]; ok && n.size > maxText {
+				s += " as " + from
+			} else {
+				s += fmt.Sprintf(" %d bytes %x", n.size, n.sum[:6])
+			}
 		case tar.TypeSymlink:
 			s += fmt.Sprintf(" -> %q", n.link)
 		case tar.TypeChar, tar.TypeBlock:
@@ -183,11 +192,19 @@ func (t *tree) lines() map[string]string {
 			s += fmt.Sprintf(" %s=%q", k, n.xattrs[k])
 		}
 		if same := links[n]; len(same) > 1 {
-			s += fmt.Sprintf(" linked with %d, first %q", len(same), same[0])
+			s += fmt.Sprintf(" linked with %q", same[0])
 		}
-		lines[p] = s
+		lines[printable(p)] = s
 	}
 	return lines
+}
+
+// printable returns a path as it is when JSON can hold it, else quoted.
+func printable(p string) string {
+	if utf8.ValidString(p) {
+		return p
+	}
+	return strconv.Quote(p)
 }
 
 // kind is the letter of ls -l.
