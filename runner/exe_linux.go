@@ -8,14 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lowestFD keeps the executable's descriptor out of the range that is filled
-// for the child before execve.
-const lowestFD = 16
-
 // ownExecutable opens this program so that nobody who gets hold of the child's
 // /proc/PID/exe can write to it (CVE-2019-5736): on a read-only mount of its
 // own, or else as a sealed copy in memory.
-func ownExecutable() (*os.File, error) {
+//
+// Between fork and execve os.StartProcess moves its pipe and its files to the
+// numbers that follow the highest of the files'; the program's descriptor
+// stays beyond them.
+func ownExecutable(files []*os.File) (*os.File, error) {
 	n, err := readOnlyExecutable()
 	if err != nil {
 		n, err = sealedExecutable()
@@ -24,7 +24,11 @@ func ownExecutable() (*os.File, error) {
 		return nil, fmt.Errorf("open this program's executable: %w", err)
 	}
 	defer unix.Close(n)
-	high, err := unix.FcntlInt(uintptr(n), unix.F_DUPFD_CLOEXEC, lowestFD)
+	beyond := len(files)
+	for _, f := range files {
+		beyond = max(beyond, int(f.Fd()))
+	}
+	high, err := unix.FcntlInt(uintptr(n), unix.F_DUPFD_CLOEXEC, beyond+len(files)+2)
 	if err != nil {
 		return nil, fmt.Errorf("duplicate a descriptor: %w", err)
 	}
@@ -67,5 +71,5 @@ func sealedExecutable() (int, error) {
 	if _, err := unix.FcntlInt(copied.Fd(), unix.F_ADD_SEALS, seals); err != nil {
 		return -1, err
 	}
-	return unix.FcntlInt(copied.Fd(), unix.F_DUPFD_CLOEXEC, lowestFD)
+	return unix.FcntlInt(copied.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 }

@@ -105,11 +105,6 @@ func (p *process) run(ctx context.Context, s *streams) (Status, error) {
 
 // start re-executes this program as the container's PID 1.
 func (p *process) start(s *streams) error {
-	exe, err := ownExecutable()
-	if err != nil {
-		return err
-	}
-	defer exe.Close()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("socketpair: %w", err)
@@ -131,6 +126,12 @@ func (p *process) start(s *streams) error {
 		defer f.Close()
 		files = append(files, f)
 	}
+	exe, err := ownExecutable(files)
+	if err != nil {
+		p.control.Close()
+		return err
+	}
+	defer exe.Close()
 	p.os, err = os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", exe.Fd()), []string{"bk-child"}, &os.ProcAttr{
 		Env:   childEnvironment(),
 		Files: files,
