@@ -17,7 +17,8 @@ build: ## bin/bk, static, for this machine
 test: deps bases ## vet and all tests; as root it first installs what they need; RACE=1, PKGS=./x/...
 	@hack/tool registry crane
 	go vet $(PKGS)
-	@$(if $(RACE),CGO_ENABLED=1) go test -json $(if $(RACE),-race) -timeout $(TIMEOUT) $(PKGS) | go run ./hack/testreport
+	@BK_TEST_BUSYBOX_ARM64=$(CURDIR)/.cache/bases/busybox/busybox-arm64 \
+	$(if $(RACE),CGO_ENABLED=1) go test -json $(if $(RACE),-race) -timeout $(TIMEOUT) $(PKGS) | go run ./hack/testreport
 
 lint: ## gofmt, golangci-lint with the rules of .golangci.yml
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'lint: run gofmt -w on these files' >&2; exit 1; }

@@ -93,7 +93,7 @@ func (r *Request) setText(text []byte) error {
 		return fmt.Errorf("dockerfile: %w", err)
 	}
 	r.temp = dir
-	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), text, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), text, 0o600); err != nil { //nolint:forbidigo // a directory of our own
 		return fmt.Errorf("dockerfile: %w", err)
 	}
 	r.FrontendOpt["filename"] = "Dockerfile"

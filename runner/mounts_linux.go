@@ -39,7 +39,7 @@ func (b *planner) mounts() error {
 	used := 0
 	for _, sm := range b.c.Spec.Mounts {
 		tree, ok := b.c.Trees[sm.Destination]
-		err := error(nil)
+		var err error
 		if f, isFile := b.c.Files[sm.Destination]; isFile {
 			used++
 			err = b.fileMount(sm, f)

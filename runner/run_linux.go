@@ -254,7 +254,7 @@ func (p *process) watch(ctx context.Context, done <-chan struct{}) {
 	select {
 	case <-p.sent: // signals go behind the plan
 	case <-ctx.Done():
-		p.os.Kill()
+		_ = p.os.Kill()
 	case <-done:
 	}
 	signals, end := p.signals, ctx.Done()
@@ -278,14 +278,14 @@ func (p *process) watch(ctx context.Context, done <-chan struct{}) {
 			defer timer.Stop()
 			kill = timer.C
 		case <-kill:
-			p.os.Kill() // the process may be gone already
+			_ = p.os.Kill() // the process may be gone already
 		}
 	}
 }
 
 // signal sends a signal to the command; a dead child doesn't mind.
 func (p *process) signal(n syscall.Signal) {
-	p.control.Write([]byte{byte(n)})
+	_, _ = p.control.Write([]byte{byte(n)})
 }
 
 // outcome puts together what the child said and how it ended.

@@ -27,7 +27,7 @@ func openStreams(c *Container) (*streams, error) {
 	err := s.open(c)
 	if err != nil {
 		s.started()
-		s.wait()
+		_ = s.wait()
 		return nil, fmt.Errorf("open the standard streams: %w", err)
 	}
 	return s, nil
@@ -104,7 +104,7 @@ func (s *streams) input(from io.Reader) (*os.File, error) {
 	}
 	s.mine, s.feed = append(s.mine, r), w
 	go func() {
-		io.Copy(w, from) // a command needn't read all of its input
+		_, _ = io.Copy(w, from) // a command needn't read all of its input
 		w.Close()
 	}()
 	return r, nil
@@ -127,7 +127,7 @@ func (s *streams) output(to io.Writer) (*os.File, error) {
 		_, err := io.Copy(to, r)
 		if err != nil {
 			// The command must not block on a full pipe.
-			io.Copy(io.Discard, r)
+			_, _ = io.Copy(io.Discard, r)
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()

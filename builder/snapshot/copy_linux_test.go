@@ -72,7 +72,7 @@ func oracleOptions(a *pb.FileActionCopy, owner *Owner) fscopy.Opt {
 // copyCase is one copy: what is there, what is copied, and how.
 type copyCase struct {
 	name      string
-	src, dest string // makeTree specs
+	dest      string // makeTree spec
 	from, to  string
 	opt       func(*pb.FileActionCopy)
 	owner     *Owner

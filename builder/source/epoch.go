@@ -45,7 +45,7 @@ func Epoch(dir string) *time.Time {
 func gitDir(dir string) string {
 	dir, err := filepath.Abs(dir)
 	if err == nil {
-		dir, err = filepath.EvalSymlinks(dir)
+		dir, err = filepath.EvalSymlinks(dir) //nolint:forbidigo // the user's own directory, as git finds it
 	}
 	if err != nil {
 		return ""

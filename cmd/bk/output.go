@@ -75,7 +75,7 @@ func parseOutputs(values []string) ([]*output, error) {
 // parseOutput parses "DIR", "-" or "type=KIND,KEY=VALUE,...".
 func parseOutput(value string) (*output, error) {
 	if value == "" {
-		return nil, errors.New("want a directory, - or type=...")
+		return nil, errors.New("want a directory, - or type=KIND")
 	}
 	fields, err := csvvalue.Fields(value, nil)
 	if err != nil {

@@ -26,6 +26,10 @@ func makeBusybox(ctx context.Context, w *layoutWriter, arch, work string) (*imag
 	if err != nil {
 		return nil, err
 	}
+	// Tests of emulation want the program alone.
+	if err := os.WriteFile(filepath.Join(w.dir, "busybox-"+arch), program, 0o755); err != nil {
+		return nil, err
+	}
 	applets, err := busyboxApplets(ctx, arch, program, work)
 	if err != nil {
 		return nil, err
