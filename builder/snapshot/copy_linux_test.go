@@ -71,12 +71,11 @@ func oracleOptions(a *pb.FileActionCopy, owner *Owner) fscopy.Opt {
 
 // copyCase is one copy: what is there, what is copied, and how.
 type copyCase struct {
-	name      string
-	dest      string // makeTree spec
-	from, to  string
-	opt       func(*pb.FileActionCopy)
-	owner     *Owner
-	err       string // part of the error
+	name     string
+	from, to string
+	opt      func(*pb.FileActionCopy)
+	owner    *Owner
+	err      string // part of the error
 }
 
 func (c *copyCase) action() *pb.FileActionCopy {
