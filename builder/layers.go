@@ -264,7 +264,7 @@ func (l *Layer) fetch(ctx context.Context, dir string) (layer.Applied, error) {
 	if l.origin.link != nil || !l.keep {
 		return l.unpackBlob(ctx, dir, l.origin.blob, l.origin.open, nil)
 	}
-	w, err := l.s.store.NewBlob()
+	w, err := l.s.store.NewHashedBlob() // unpacking verifies
 	if err != nil {
 		return layer.Applied{}, err
 	}

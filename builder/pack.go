@@ -107,7 +107,7 @@ func (l *Layer) keepOrigin(ctx context.Context) error {
 		return err
 	}
 	defer r.Close()
-	w, err := l.s.store.NewBlob()
+	w, err := l.s.store.NewHashedBlob() // r verifies
 	if err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func (l *Layer) pack(ctx context.Context, entries layer.Entries, opts PackOption
 	if l.origin != nil {
 		opts.Epoch = nil // an image's own times are not ours to change
 	}
-	w, err := l.s.store.NewBlob()
+	w, err := l.s.store.NewHashedBlob()
 	if err != nil {
 		return none, err
 	}
@@ -141,7 +141,7 @@ func (l *Layer) pack(ctx context.Context, entries layer.Entries, opts PackOption
 	if err != nil {
 		return none, fmt.Errorf("pack layer: %w", err)
 	}
-	dgst, size, err := w.Commit("", -1)
+	dgst, size, err := w.Commit(p.Digest, p.Size)
 	if err != nil {
 		return none, err
 	}

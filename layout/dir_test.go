@@ -574,3 +574,28 @@ func TestKilledWriter(t *testing.T) {
 		t.Errorf("blobs %v, want none", left)
 	}
 }
+
+// A caller that hashes itself names the digest; a blob without one is refused.
+func TestHashedBlob(t *testing.T) {
+	d, err := Create(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		digest digest.Digest
+		ok     bool
+	}{{digest.FromString("bytes"), true}, {"", false}, {"sha256:short", false}} {
+		w, err := d.NewHashedBlob()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte("bytes")); err != nil {
+			t.Fatal(err)
+		}
+		got, _, err := w.Commit(c.digest, 5)
+		w.Close()
+		if (err == nil) != c.ok || err == nil && (got != c.digest || !d.Has(got)) {
+			t.Errorf("Commit(%q) = %v, %v; want success: %t", c.digest, got, err, c.ok)
+		}
+	}
+}
