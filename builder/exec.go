@@ -6,12 +6,14 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/solver/pb"
 
 	"bk.build/bk/builder/cache"
 	"bk.build/bk/builder/snapshot"
+	"bk.build/bk/layout/layer"
 )
 
 // execOp runs a command in a container.
@@ -110,8 +112,9 @@ func (o execOp) run(n *node) ([]*Tree, bool, error) {
 	if err != nil {
 		return nil, false, err
 	}
-	if outs, ok := n.lookup(k); ok {
-		return outs, true, nil
+	known, hit := n.lookup(k)
+	if hit && !n.b.opts.VerifyCache {
+		return known, true, nil
 	}
 	trees, err := n.trees()
 	if err != nil {
@@ -133,7 +136,37 @@ func (o execOp) run(n *node) ([]*Tree, bool, error) {
 	if err != nil {
 		return nil, false, err
 	}
+	if hit {
+		if err := n.compare(known, outs); err != nil {
+			return nil, false, err
+		}
+	}
 	return outs, false, n.record(k, outs)
+}
+
+// compare warns when a step that ran again left something else than the cache
+// has: names, attributes or bytes; times don't count.
+func (n *node) compare(known, outs []*Tree) error {
+	never := time.Unix(0, 0)
+	opts := PackOptions{Compression: layer.Compression{Type: layer.Uncompressed}, Epoch: &never}
+	for i := range min(len(known), len(outs)) {
+		was, is := known[i].list(), outs[i].list()
+		if len(was) == 0 || len(is) == 0 {
+			continue
+		}
+		a, err := was[len(was)-1].Pack(n.b.ctx, opts)
+		if err != nil {
+			return err
+		}
+		b, err := is[len(is)-1].Pack(n.b.ctx, opts)
+		if err != nil {
+			return err
+		}
+		if a.DiffID != b.DiffID {
+			n.event.warn(fmt.Sprintf("%s: ran again and left something else than the cache has", n.v.Name))
+		}
+	}
+	return nil
 }
 
 // environment is the command's environment: what the frontend set, proxies, a

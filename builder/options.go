@@ -36,6 +36,9 @@ type Options struct {
 	// StoreLimit is how many bytes the store may keep of what no tagged image
 	// needs; 0: a fifth of its disk.
 	StoreLimit int64
+	// VerifyCache runs steps that the cache knows and warns when they leave
+	// something else.
+	VerifyCache bool
 	// Jobs bounds how many RUN steps run at a time; 0: no bound.
 	Jobs int
 	// Network is the mode of RUN steps that name none: "host" or "none";

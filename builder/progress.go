@@ -98,6 +98,11 @@ func (e *event) log(stream int, data []byte) {
 	}}})
 }
 
+// warn shows a warning about the vertex.
+func (e *event) warn(text string) {
+	e.r.emit(&client.SolveStatus{Warnings: []*client.VertexWarning{{Vertex: e.v.Digest, Level: 1, Short: []byte(text)}}})
+}
+
 // status shows a part of the vertex's work with its byte counts. It returns
 // a function that updates the count, at most some times a second, and with a
 // negative number ends it.

@@ -122,6 +122,7 @@ func (p *buildPlan) builderOptions(e *env, request *dockerfile.Request) (builder
 		SSH:                p.ssh,
 		InsecureRegistries: p.insecure,
 		Jobs:               p.jobs,
+		VerifyCache:        e.getenv("BK_CACHE_VERIFY") == "1",
 	}
 	for _, o := range p.outputs {
 		if o.isImage() {
