@@ -178,8 +178,23 @@ func (d *Dir) write(k Key, v any) error {
 	return WriteFile(name, b)
 }
 
-// WriteFile writes a file under a temporary name beside it and renames it.
+// WriteFile writes a file under a temporary name beside it and renames it. A
+// directory that is missing is made: another process may rename a whole
+// directory over one that is still empty, or remove it.
 func WriteFile(name string, b []byte) error {
+	const tries = 20
+	for try := 1; ; try++ {
+		err := writeFile(name, b)
+		if !errors.Is(err, fs.ErrNotExist) || try == tries {
+			return err
+		}
+		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+			return fmt.Errorf("write %s: %w", name, err)
+		}
+	}
+}
+
+func writeFile(name string, b []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(name), ".tmp-*")
 	if err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
