@@ -132,7 +132,7 @@ func (s *site) onSmallDisk(kind, dir, size string, args ...string) *exec.Cmd {
 	if kind == "ext4" {
 		script = `truncate -s $2 "$1.img" && mkfs.ext4 -q "$1.img" && mount -o loop "$1.img" "$1" || exit 99`
 	}
-	script += `; dir=$1; shift 2; bk "$@"; code=$?; find "$dir" -name 'out*' | sed 's/^/left: /'; exit $code`
+	script += `; dir=$1; shift 2; bk "$@"; code=$?; find "$dir" -name "out*" -o -name big | sed 's/^/left: /'; exit $code`
 	c := s.command(args...)
 	cmd := command("unshare", append([]string{"-m", "sh", "-c", script, "sh", dir, size}, args...)...)
 	cmd.Dir, cmd.Env = c.Dir, c.Env

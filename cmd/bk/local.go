@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -77,7 +78,8 @@ func (w *localWriter) add(entry *layer.Entry) error {
 	return fmt.Errorf("unexpected entry of type %q", entry.Type)
 }
 
-// clear removes what is in the entry's place, unless both are directories.
+// clear removes what is in the entry's place, unless both are directories, or
+// both files: then the old one stays until the new one is complete.
 func (w *localWriter) clear(entry *layer.Entry) error {
 	info, err := w.root.Lstat(entry.Path)
 	switch {
@@ -85,7 +87,7 @@ func (w *localWriter) clear(entry *layer.Entry) error {
 		return nil
 	case err != nil:
 		return err
-	case info.IsDir() && entry.Type == layer.Directory:
+	case info.IsDir() && entry.Type == layer.Directory, info.Mode().IsRegular() && entry.Type == layer.Regular:
 		return nil
 	case info.IsDir():
 		return w.root.RemoveAll(entry.Path)
@@ -93,13 +95,26 @@ func (w *localWriter) clear(entry *layer.Entry) error {
 	return w.root.Remove(entry.Path)
 }
 
-func (w *localWriter) addFile(entry *layer.Entry) (err error) {
+// addFile writes a file under a temporary name beside it and renames it.
+func (w *localWriter) addFile(entry *layer.Entry) error {
+	tmp := path.Join(path.Dir(entry.Path), ".bk-"+rand.Text()[:8]+".tmp")
+	err := w.writeFile(tmp, entry)
+	if err == nil {
+		err = w.root.Rename(tmp, entry.Path)
+	}
+	if err != nil {
+		_ = w.root.Remove(tmp)
+	}
+	return err
+}
+
+func (w *localWriter) writeFile(name string, entry *layer.Entry) error {
 	content, err := openContent(entry)
 	if err != nil {
 		return err
 	}
 	defer content.Close()
-	f, err := w.root.OpenFile(entry.Path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := w.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
@@ -108,7 +123,7 @@ func (w *localWriter) addFile(entry *layer.Entry) (err error) {
 	if err := errors.Join(err, f.Chmod(fileMode(entry.Mode)), f.Close()); err != nil {
 		return err
 	}
-	return w.root.Chtimes(entry.Path, time.Time{}, entry.ModTime)
+	return w.root.Chtimes(name, time.Time{}, entry.ModTime)
 }
 
 func openContent(entry *layer.Entry) (io.ReadCloser, error) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -55,14 +56,21 @@ func parseOutputs(values []string) ([]*output, error) {
 		values = []string{"type=image"}
 	}
 	var outs []*output
+	var places []string
 	streams := 0
 	for _, value := range values {
 		o, err := parseOutput(value)
 		if err != nil {
 			return nil, fmt.Errorf("output %q: %w", value, err)
 		}
-		if o.dest == stdout {
+		switch place := filepath.Clean(o.dest); {
+		case o.dest == "": // the store
+		case o.dest == stdout:
 			streams++
+		case slices.Contains(places, place):
+			return nil, fmt.Errorf("output %q: another output goes to %s already: give it a dest of its own", value, place)
+		default:
+			places = append(places, place)
 		}
 		outs = append(outs, o)
 	}
