@@ -86,8 +86,8 @@ func likeRoot(dir string, view snapshot.FS) error {
 	if err != nil {
 		return nil // an empty tree
 	}
-	if err := os.Lchown(dir, e.UID, e.GID); err != nil {
-		return err
+	if err := os.Lchown(dir, e.UID, e.GID); err != nil && os.Geteuid() == 0 {
+		return err // the runner says what others lack
 	}
 	return os.Chmod(dir, fileMode(e)&^fs.ModeDir)
 }

@@ -139,9 +139,20 @@ func (p *process) start(s *streams) error {
 	})
 	if err != nil {
 		p.control.Close()
-		return fmt.Errorf("start a process in new namespaces: %w", cause(err))
+		return fmt.Errorf("start a process in new namespaces: %w", allowed(cause(err)))
 	}
 	return nil
+}
+
+// allowed says what a container needs when the kernel refuses one.
+func allowed(err error) error {
+	if errors.Is(err, unix.EPERM) && os.Geteuid() != 0 {
+		return fmt.Errorf("%w: running containers needs root", err)
+	}
+	if errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("%w: running containers needs CAP_SYS_ADMIN and a seccomp profile that allows new namespaces", err)
+	}
+	return err
 }
 
 // cause strips the name of a descriptor that means nothing to a user.
