@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
@@ -31,6 +32,7 @@ type chunks struct {
 	mu      sync.Mutex
 	next    chunkIndex
 	pending map[sum]parcel // what was put or given and not yet written
+	free    [][]byte       // memory for what is given
 	off     int64
 }
 
@@ -43,6 +45,7 @@ type sum struct {
 type parcel struct {
 	key   [32]byte
 	value []byte
+	given bool // the value is in our memory
 }
 
 // chunkIndex is what is kept of one packed layer.
@@ -98,37 +101,59 @@ func (c *chunks) Get(k [32]byte) ([]byte, bool) {
 	if !ok || c.blob == nil || p.Size < 0 || int64(p.Size) > c.blob.Size() {
 		return nil, false
 	}
-	v := make([]byte, p.Size, p.Size+sealSize)
+	v := c.memory(p.Size + sealSize)[:p.Size]
 	if _, err := c.blob.ReadAt(v, p.Off); err != nil {
 		return nil, false
 	}
 	v = binary.LittleEndian.AppendUint32(v, p.CRC)
-	c.await(k, v)
+	c.await(parcel{k, v, true})
 	return v, true
 }
 
-// Put implements layer.ChunkStore.
-func (c *chunks) Put(k [32]byte, value []byte) { c.await(k, value) }
-
-func (c *chunks) await(k [32]byte, sealed []byte) {
-	n := len(sealed) - sealSize
-	s := sum{binary.LittleEndian.Uint32(sealed[n:]), n}
+// memory returns room for n bytes.
+func (c *chunks) memory(n int) []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.pending[s] = parcel{k, sealed}
+	for i, b := range c.free {
+		if cap(b) >= n {
+			c.free = slices.Delete(c.free, i, i+1)
+			return b
+		}
+	}
+	c.free = nil
+	return make([]byte, 0, n+n/8)
+}
+
+// Put implements layer.ChunkStore.
+func (c *chunks) Put(k [32]byte, value []byte) { c.await(parcel{k, value, false}) }
+
+func (c *chunks) await(p parcel) {
+	n := len(p.value) - sealSize
+	s := sum{binary.LittleEndian.Uint32(p.value[n:]), n}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pending[s] = p
 }
 
 // Write takes one packed chunk.
 func (c *chunks) Write(p []byte) (int, error) {
 	s := sum{crc32.Checksum(p, crc32.MakeTable(crc32.Castagnoli)), len(p)}
 	c.mu.Lock()
-	if w, ok := c.pending[s]; ok {
+	w, ok := c.pending[s]
+	given := ok && w.given && len(p) > 0 && &p[0] == &w.value[0] // not another's of the same bytes
+	if ok {
 		c.next.Places[w.key] = span{c.off, s.size, s.crc}
 		delete(c.pending, s)
 	}
 	c.off += int64(len(p))
 	c.mu.Unlock()
-	return c.out.Write(p)
+	n, err := c.out.Write(p)
+	if given {
+		c.mu.Lock()
+		c.free = append(c.free, w.value)
+		c.mu.Unlock()
+	}
+	return n, err
 }
 
 func (c *chunks) close() {

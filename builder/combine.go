@@ -99,7 +99,7 @@ func (o diffOp) run(n *node) ([]*Tree, bool, error) {
 			h.String(l.id)
 		}
 	}
-	made := n.b.layers.made(h.Sum().String(), func() ([]*layer.Entry, error) {
+	made := n.b.layers.made(h.Sum().String(), func() (layer.Entries, error) {
 		lowFS, err := lower.FS(n.b.ctx)
 		if err != nil {
 			return nil, err
@@ -108,7 +108,8 @@ func (o diffOp) run(n *node) ([]*Tree, bool, error) {
 		if err != nil {
 			return nil, err
 		}
-		return collect(snapshot.Diff(lowFS, upFS))
+		list, err := collect(snapshot.Diff(lowFS, upFS))
+		return stream(list), err
 	})
 	return n.made(made, nil)
 }

@@ -239,12 +239,12 @@ func (o fileOp) runLinear(n *node, k cache.Key, base *Tree) ([]*Tree, bool, erro
 	if err != nil {
 		return nil, false, err
 	}
-	made := n.b.layers.made(n.layerID(k, 0, below), func() ([]*layer.Entry, error) {
+	made := n.b.layers.made(n.layerID(k, 0, below), func() (layer.Entries, error) {
 		outs, err := o.edit(n)
 		if err != nil {
 			return nil, err
 		}
-		return collect(outs[0].editor.Entries())
+		return outs[0].editor.Layer()
 	})
 	made.lineage = n.v.Name + "\x00" + platforms.FormatAll(wanted(platformOf(n.v.Op)))
 	return n.made(made, below)
@@ -281,7 +281,7 @@ func (o fileOp) runBranches(n *node, k cache.Key, trees []*Tree) ([]*Tree, bool,
 			if err != nil {
 				return err
 			}
-			l := n.b.layers.made(n.layerID(k, i, below), func() ([]*layer.Entry, error) { return collect(c.editor.Entries()) })
+			l := n.b.layers.made(n.layerID(k, i, below), c.editor.Layer)
 			outs = append(outs, layersTree(append(below[:len(below):len(below)], l)))
 		}
 		return nil

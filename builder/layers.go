@@ -49,7 +49,7 @@ type Layer struct {
 	origin *origin
 	// plan makes the layer's entries from what it was made of: for file
 	// operations, whose result needs no directory to exist.
-	plan func() ([]*layer.Entry, error)
+	plan func() (layer.Entries, error)
 	// lineage names the step across builds, to find what it was packed to
 	// before; empty: no digests of its files are known.
 	lineage string
@@ -60,7 +60,7 @@ type Layer struct {
 	// event is the vertex that shows the transfer of an image's layer.
 	event *event
 
-	planned  future[[]*layer.Entry]
+	planned  future[layer.Entries]
 	unpacked future[string]
 	ready    atomic.Bool // unpacked is there
 	viewed   future[snapshot.Layer]
@@ -103,7 +103,7 @@ func (s *layers) image(o *origin) *Layer {
 }
 
 // made returns a file operation's layer.
-func (s *layers) made(id string, plan func() ([]*layer.Entry, error)) *Layer {
+func (s *layers) made(id string, plan func() (layer.Entries, error)) *Layer {
 	l := s.get(id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -159,8 +159,9 @@ func exists(name string) bool {
 	return err == nil
 }
 
-// entries returns what a planned layer holds.
-func (l *Layer) entries() ([]*layer.Entry, error) { return l.planned.do(l.plan) }
+// entries returns what a planned layer holds, to be read as often as it is
+// needed.
+func (l *Layer) entries() (layer.Entries, error) { return l.planned.do(l.plan) }
 
 // view returns the layer for a snapshot.View, in the cheapest form at hand.
 func (l *Layer) view(ctx context.Context) (snapshot.Layer, error) {
@@ -169,7 +170,7 @@ func (l *Layer) view(ctx context.Context) (snapshot.Layer, error) {
 		if err != nil {
 			return snapshot.Layer{}, err
 		}
-		return snapshot.PlanLayer(stream(e))
+		return snapshot.PlanLayer(e)
 	}
 	return l.viewed.do(func() (snapshot.Layer, error) {
 		dir, err := l.Dir(ctx)
@@ -244,7 +245,7 @@ func (l *Layer) applyPlan(ctx context.Context, dir string) (layer.Applied, error
 	if err != nil {
 		return layer.Applied{}, err
 	}
-	return layer.Apply(ctx, stream(entries), dir, layer.ApplyOptions{})
+	return layer.Apply(ctx, entries, dir, layer.ApplyOptions{})
 }
 
 // stream turns a list into a stream.

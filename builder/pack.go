@@ -161,8 +161,7 @@ func (l *Layer) pack(ctx context.Context, entries layer.Entries, opts PackOption
 // stream returns the layer's entries from whichever form there is.
 func (l *Layer) stream(ctx context.Context) (layer.Entries, error) {
 	if l.plan != nil {
-		e, err := l.entries()
-		return stream(e), err
+		return l.entries()
 	}
 	dir, err := l.Dir(ctx)
 	if err != nil {

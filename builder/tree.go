@@ -64,8 +64,8 @@ func (t *Tree) localLayer(ctx context.Context) (*Layer, error) {
 	}
 	h := cache.NewHasher("local.v1")
 	h.String(dgst)
-	return t.s.made(h.Sum().String(), func() ([]*layer.Entry, error) {
-		return collect(snapshot.Walk(t.local, "."))
+	return t.s.made(h.Sum().String(), func() (layer.Entries, error) {
+		return snapshot.Walk(t.local, "."), nil
 	}), nil
 }
 
@@ -232,7 +232,7 @@ func (t *Tree) fixLayer(ctx context.Context, below []*Layer, implied []string) (
 		h.String(p)
 	}
 	s := below[0].s
-	return s.made(h.Sum().String(), func() ([]*layer.Entry, error) { return entries, nil }).Dir(ctx)
+	return s.made(h.Sum().String(), func() (layer.Entries, error) { return stream(entries), nil }).Dir(ctx)
 }
 
 // ids returns what identifies a tree: its layers.

@@ -33,6 +33,9 @@ func (e *Editor) Copy(ctx context.Context, src FS, a *pb.FileActionCopy, owner *
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if err := e.settle(); err != nil {
+		return err
+	}
 	dest := cleanPath(a.Dest)
 	for i := range picks {
 		unpacked := false
@@ -113,6 +116,9 @@ func (c *copier) newDir() *layer.Entry {
 // copyPick copies one selected path to dest, which is cleaned but for a
 // trailing slash or dot.
 func (c *copier) copyPick(pk *pick, dest string) error {
+	if err := c.e.settle(); err != nil {
+		return err
+	}
 	parent := dest
 	if dir, name := path.Split(dest); name != "" && name != "." {
 		parent = dir
@@ -273,6 +279,12 @@ func (c *copier) merge(it *item, n *node, p string, overwrite bool) error {
 }
 
 func (c *copier) copyKids(it *item, n *node, p string) error {
+	if it.whole != nil && len(n.kids) == 0 && !n.merge {
+		return c.graft(it, n, p)
+	}
+	if err := it.expand(); err != nil {
+		return err
+	}
 	if len(it.kids) > 0 && n.kids == nil {
 		n.kids = make(map[string]*node, len(it.kids))
 	}

@@ -39,6 +39,9 @@ func (d *Digested) Files() iter.Seq2[string, digest.Digest] {
 	return func(yield func(string, digest.Digest) bool) {
 		enc := encoder{h: sha256.New(), sums: d.sums}
 		for i := range d.picks {
+			if d.picks[i].root.expand() != nil {
+				return
+			}
 			if !enc.files(d.picks[i].root, path.Base(d.picks[i].src), yield) {
 				return
 			}
@@ -66,7 +69,7 @@ func PathDigest(ctx context.Context, src FS, p string, follow bool) (*Digested, 
 		return nil, err
 	}
 	s := selector{ctx: ctx, src: src}
-	root, err := s.visit(real, "", c, matches{})
+	root, err := s.pick(real, c)
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +83,27 @@ func digestPicks(ctx context.Context, picks []pick, contents bool) (*Digested, e
 	if err != nil {
 		return nil, err
 	}
-	enc := encoder{h: sha256.New(), sums: sums}
+	enc := encodePicks(picks, contents, sums)
+	if enc.err == errUnhashed {
+		for i := range picks {
+			if err := picks[i].root.expand(); err != nil {
+				return nil, err
+			}
+		}
+		return digestPicks(ctx, picks, contents)
+	}
+	if enc.err != nil {
+		return nil, enc.err
+	}
+	return &Digested{digest.NewDigest(digest.SHA256, enc.sum()), picks, sums}, nil
+}
+
+// errUnhashed is about a file of a whole that has to be hashed first.
+var errUnhashed = errors.New("a file without a digest")
+
+// encodePicks feeds the selection to a hash.
+func encodePicks(picks []pick, contents bool, sums sums) *encoder {
+	enc := &encoder{h: sha256.New(), sums: sums}
 	enc.text("bk.build/selection.v1")
 	enc.number(uint64(len(picks)))
 	for i := range picks {
@@ -96,7 +119,7 @@ func digestPicks(ctx context.Context, picks []pick, contents bool) (*Digested, e
 		}
 		enc.archive(pk)
 	}
-	return &Digested{digest.NewDigest(digest.SHA256, enc.sum()), picks, sums}, nil
+	return enc
 }
 
 // encoder feeds a selection to a hash. Every field is of fixed size or has its
@@ -108,6 +131,7 @@ type encoder struct {
 	sums  sums
 	links map[any]uint64 // inode -> number of its first name
 	count uint64
+	err   error // the first
 }
 
 func (e *encoder) byte(b byte)     { e.buf = append(e.buf, b) }
@@ -132,22 +156,57 @@ func (e *encoder) sum() hash.Hash {
 
 // item encodes a path with all below it.
 func (e *encoder) item(it *item) {
+	if e.first(it) && it.ent.Type == layer.Directory {
+		e.kids(it)
+	}
+}
+
+// first encodes what is at a path; false for a further name of a file.
+func (e *encoder) first(it *item) bool {
 	e.count++
 	if it.ino != nil {
 		if first, ok := e.links[it.ino]; ok {
 			e.byte('l')
 			e.number(first)
-			return
+			return false
 		}
 		e.links[it.ino] = e.count
 	}
 	e.node(it)
-	if it.ent.Type == layer.Directory {
-		e.kids(it)
+	return true
+}
+
+// below encodes all that is below a directory of a whole.
+func (e *encoder) below(w *whole, dir string) {
+	kids, err := children(w.sel.src, dir)
+	if err == nil {
+		err = w.sel.ctx.Err()
+	}
+	if err != nil && e.err == nil {
+		e.err = err
+	}
+	e.number(uint64(len(kids)))
+	for _, k := range kids {
+		if e.err != nil {
+			return
+		}
+		if k.ent.Content != nil {
+			if _, known := k.ent.Content.Digest(); !known {
+				e.err = errUnhashed
+			}
+		}
+		e.text(k.name)
+		if e.first(&item{child: k, include: true}) && k.ent.Type == layer.Directory {
+			e.below(w, join(dir, k.name))
+		}
 	}
 }
 
 func (e *encoder) kids(it *item) {
+	if it.whole != nil {
+		e.below(it.whole, it.whole.path)
+		return
+	}
 	e.number(uint64(len(it.kids)))
 	for _, k := range it.kids {
 		e.text(k.name)

@@ -31,9 +31,11 @@ type Editor struct {
 	// of the directory removes them. Empty: archives are refused.
 	Temp string
 
-	base FS
-	mu   sync.RWMutex
-	root *node
+	base   FS
+	mu     sync.RWMutex
+	root   *node
+	grafts []*graft // whose files are no nodes yet
+	err    error    // of a graft that couldn't be made nodes
 }
 
 // node is a path about which the layer says something.
@@ -42,6 +44,7 @@ type node struct {
 	kids  map[string]*node // of a directory; nil values are removed names
 	merge bool             // names that aren't in kids are as in the base
 	own   bool             // the layer sets the attributes, not only those of paths below
+	graft *graft           // what is in it instead of kids
 }
 
 // file is what a node stands for; hard links share it.
@@ -56,10 +59,10 @@ func NewEditor(base FS) *Editor { return &Editor{base: base} }
 // Clone returns an editor with the same base and changes; from here on the two
 // are independent.
 func (e *Editor) Clone() *Editor {
-	e.mu.RLock()
+	err := e.rlock()
 	defer e.mu.RUnlock()
 	files := map[*file]*file{}
-	return &Editor{Now: e.Now, Temp: e.Temp, base: e.base, root: e.root.clone(files)}
+	return &Editor{Now: e.Now, Temp: e.Temp, base: e.base, root: e.root.clone(files), err: err}
 }
 
 func (n *node) clone(files map[*file]*file) *node {
@@ -92,8 +95,11 @@ func (n *node) set(name string, k *node) {
 
 // Lstat implements [FS].
 func (e *Editor) Lstat(p string) (*layer.Entry, error) {
-	e.mu.RLock()
+	err := e.rlock()
 	defer e.mu.RUnlock()
+	if err != nil {
+		return nil, err
+	}
 	n, ent, err := e.find(p)
 	if n != nil {
 		return n.entry(p), nil
@@ -103,8 +109,11 @@ func (e *Editor) Lstat(p string) (*layer.Entry, error) {
 
 // Inode implements [Linker].
 func (e *Editor) Inode(p string) any {
-	e.mu.RLock()
+	err := e.rlock()
 	defer e.mu.RUnlock()
+	if err != nil {
+		return nil
+	}
 	n, ent, err := e.find(p)
 	switch {
 	case err != nil:
@@ -145,8 +154,11 @@ func (e *Editor) ReadDir(p string) ([]string, error) {
 
 // children implements lister.
 func (e *Editor) children(p string) ([]child, error) {
-	e.mu.RLock()
+	err := e.rlock()
 	defer e.mu.RUnlock()
+	if err != nil {
+		return nil, err
+	}
 	n, ent, err := e.find(p)
 	switch {
 	case err != nil:
@@ -341,6 +353,9 @@ func (o *emitter) emitDir(n *node, ent *layer.Entry, visible bool) bool {
 				o.parent = o.parent[:len(o.parent)-1]
 			}
 		}()
+	}
+	if n.graft != nil {
+		return n.graft.emit(o)
 	}
 	for _, name := range slices.Sorted(maps.Keys(n.kids)) {
 		if !o.emitKid(n.kids[name], join(ent.Path, name), visible && n.merge) {

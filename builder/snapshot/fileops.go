@@ -26,6 +26,9 @@ type Owner struct{ UID, GID int }
 func (e *Editor) Mkdir(a *pb.FileActionMkDir, owner *Owner) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if err := e.settle(); err != nil {
+		return err
+	}
 	p, err := e.resolve(a.Path)
 	if err != nil {
 		return err
@@ -45,6 +48,9 @@ func (e *Editor) Mkdir(a *pb.FileActionMkDir, owner *Owner) error {
 func (e *Editor) Mkfile(a *pb.FileActionMkFile, owner *Owner) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if err := e.settle(); err != nil {
+		return err
+	}
 	p, err := e.resolve(a.Path)
 	if err != nil {
 		return err
@@ -72,6 +78,9 @@ func (e *Editor) Mkfile(a *pb.FileActionMkFile, owner *Owner) error {
 func (e *Editor) Symlink(a *pb.FileActionSymlink, owner *Owner) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if err := e.settle(); err != nil {
+		return err
+	}
 	p, err := e.resolve(a.Newpath)
 	if err != nil {
 		return err
@@ -100,6 +109,9 @@ func (e *Editor) Symlink(a *pb.FileActionSymlink, owner *Owner) error {
 func (e *Editor) Rm(a *pb.FileActionRm) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if err := e.settle(); err != nil {
+		return err
+	}
 	if !a.AllowWildcard {
 		return e.rmPath(a.Path, a.AllowNotFound)
 	}
@@ -265,13 +277,22 @@ func (n *node) put(p string, ent *layer.Entry) error {
 
 func (n *node) putNode(p string, k *node) error {
 	_, name := split(p)
+	if err := checkNew(name, p, len(p)); err != nil {
+		return err
+	}
+	n.set(name, k)
+	return nil
+}
+
+// checkNew refuses a name that can't be made, or whose path, which starts like
+// p and has so many bytes, is too long.
+func checkNew(name, p string, size int) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
-	if len(p) > maxPath {
+	if size > maxPath {
 		return &fs.PathError{Op: "create", Path: display(p[:maxPath/16]) + "...", Err: syscall.ENAMETOOLONG}
 	}
-	n.set(name, k)
 	return nil
 }
 

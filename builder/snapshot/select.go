@@ -43,6 +43,7 @@ type item struct {
 	child
 	include bool // matched itself, and isn't only a parent of what is
 	kids    []*item
+	whole   *whole // all that is below it, instead of kids
 }
 
 // selectCopy decides what a copy takes from src; keys and copies both use it
@@ -87,7 +88,7 @@ func selectPath(ctx context.Context, src FS, p string, a *pb.FileActionCopy) (pi
 			pk.archive = c.ent
 		}
 	}
-	pk.root, err = s.visit(real, "", root, matches{})
+	pk.root, err = s.pick(real, root)
 	return pk, err
 }
 

@@ -32,7 +32,7 @@ func (f *file) Open() (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &reader{f: f, fd: fd, left: f.entry.Size}
+	r := &reader{f: f, fd: fd, left: f.size()}
 	if _, ok := f.Digest(); ok && f.unsure {
 		r.hash = sha256.New()
 	}
@@ -47,9 +47,9 @@ func (f *file) Open() (io.ReadCloser, error) {
 // each time; any number of goroutines may use it.
 func (f *file) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 {
-		return 0, &os.PathError{Op: "read", Path: f.entry.Path, Err: os.ErrInvalid}
+		return 0, &os.PathError{Op: "read", Path: f.path, Err: os.ErrInvalid}
 	}
-	want := p[:min(int64(len(p)), max(0, f.entry.Size-off))]
+	want := p[:min(int64(len(p)), max(0, f.size()-off))]
 	if len(want) == 0 {
 		return 0, end(len(p))
 	}
@@ -66,10 +66,10 @@ func (f *file) ReadAt(p []byte, off int64) (int, error) {
 		return 0, changed
 	}
 	if err != nil {
-		return 0, readable(f.entry.Path, err)
+		return 0, readable(f.path, err)
 	}
 	if n < len(want) {
-		return 0, changed(f.entry.Path)
+		return 0, changed(f.path)
 	}
 	return n, end(len(p) - n)
 }
@@ -103,7 +103,7 @@ func (f *file) readAll(want []byte, off int64, asked int) (int, error) {
 }
 
 func (f *file) open() (int, error) {
-	path := f.entry.Path
+	path := f.path
 	if f.in.l.fd < 0 {
 		return -1, &os.PathError{Op: "open", Path: path, Err: os.ErrClosed}
 	}
@@ -121,10 +121,10 @@ func (f *file) open() (int, error) {
 func (f *file) check(fd int) error {
 	var st unix.Statx_t
 	if err := stat(fd, "", &st); err != nil {
-		return readable(f.entry.Path, err)
+		return readable(f.path, err)
 	}
 	if identityOf(&st) != f.id {
-		return changed(f.entry.Path)
+		return changed(f.path)
 	}
 	return nil
 }
@@ -153,10 +153,10 @@ func (r *reader) Read(p []byte) (int, error) {
 	}
 	n, err := retry(func() (int, error) { return unix.Read(r.fd, p) })
 	if err != nil {
-		return 0, readable(r.f.entry.Path, err)
+		return 0, readable(r.f.path, err)
 	}
 	if n == 0 && len(p) > 0 {
-		return 0, changed(r.f.entry.Path) // it is shorter now
+		return 0, changed(r.f.path) // it is shorter now
 	}
 	if r.hash != nil {
 		r.hash.Write(p[:n])
@@ -173,7 +173,7 @@ func (r *reader) end() error {
 		return err
 	}
 	if r.hash != nil && [32]byte(r.hash.Sum(nil)) != r.f.sum {
-		return changed(r.f.entry.Path)
+		return changed(r.f.path)
 	}
 	r.done = true
 	return nil

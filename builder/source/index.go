@@ -1,6 +1,7 @@
 package source
 
 import (
+	"bufio"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -8,6 +9,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,25 +17,23 @@ import (
 	"time"
 )
 
-// An index file remembers the digests of one directory tree's files. It is
-// one block of bytes that is used as it was read; nothing is decoded before it
-// is looked up. All numbers are little endian:
+// An index file remembers the digests of one directory tree's files. It is read
+// and written one directory at a time. All numbers are little endian:
 //
-//	header   magic, version, number of dirs, of files, bytes of names, CRC-32C
-//	         of all that follows
-//	dirs     sorted by path: name (offset, length), first file, number of files
-//	files    by dir, sorted by name: name (offset, length), day of the last use,
-//	         identity, digest
-//	names    the text that the names are in
+//	header   magic, version, number of dirs, CRC-32C of all that follows, zero
+//	dirs     sorted by path, each: length of its path, number of files, length
+//	         of all their names, path, files, names
+//	files    sorted by name, each: end of its name in the names, day of the last
+//	         use, identity, digest
 //
 // An index that is not exactly that is no index.
 const (
 	indexMagic   = "bkfiles\n"
-	indexVersion = 2
+	indexVersion = 3
 
-	headerSize = 32
-	dirSize    = 16
-	fileSize   = 4 + 4 + 2 + 5*8 + 32
+	headerSize = 8 + 4 + 4 + 4 + 4
+	dirSize    = 4 + 4 + 4
+	fileSize   = 4 + 2 + 5*8 + 32
 
 	// maxIndex bounds the bytes of an index that is read or written: more than
 	// two million files.
@@ -60,133 +60,195 @@ type record struct {
 	day uint16 // of the last use, since 1970
 }
 
-// index is an index file in memory.
+// index is an index file: where its directories are.
 type index struct {
-	dirs, files []byte
-	names       string
+	r    io.ReaderAt
+	dirs []indexDir
 }
 
-func checksum(body []byte) []byte {
-	return binary.LittleEndian.AppendUint32(nil, crc32.Checksum(body, crc32.MakeTable(crc32.Castagnoli)))
+type indexDir struct {
+	path string
+	off  int64
+	size int // of the directory in the file
 }
 
-// parseIndex checks an index file's bytes.
-func parseIndex(raw []byte) (*index, error) {
-	if len(raw) < headerSize || string(raw[:8]) != indexMagic {
+// indexBlock is a directory of an index.
+type indexBlock struct {
+	path  string
+	files []byte
+	names string
+}
+
+func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
+
+// newIndex checks an index file of so many bytes and finds its directories.
+func newIndex(r io.ReaderAt, size int64) (*index, error) {
+	in := bufio.NewReaderSize(io.NewSectionReader(r, 0, size), 64<<10)
+	var head [headerSize]byte
+	if _, err := io.ReadFull(in, head[:]); err != nil || string(head[:8]) != indexMagic {
 		return nil, errors.New("not a digest index")
 	}
-	word := func(i int) uint64 { return uint64(binary.LittleEndian.Uint32(raw[8+4*i:])) }
+	word := func(i int) uint32 { return binary.LittleEndian.Uint32(head[8+4*i:]) }
 	if word(0) != indexVersion {
 		return nil, fmt.Errorf("digest index of version %d", word(0))
 	}
-	nd, nf, nn := word(1)*dirSize, word(2)*fileSize, word(3)
-	body := raw[headerSize:]
-	if nd+nf+nn != uint64(len(body)) {
-		return nil, errors.New("digest index of a wrong length")
+	x := &index{r: r}
+	off, sum, table := int64(headerSize), uint32(0), castagnoli()
+	var buf []byte
+	for range word(1) {
+		n, err := blockSize(in, size-off)
+		if err != nil {
+			return nil, err
+		}
+		buf = slices.Grow(buf[:0], n)[:n]
+		if _, err := io.ReadFull(in, buf); err != nil {
+			return nil, fmt.Errorf("read the digest index: %w", err)
+		}
+		sum = crc32.Update(sum, table, buf)
+		b, err := parseBlock(buf)
+		if err != nil {
+			return nil, err
+		}
+		if len(x.dirs) > 0 && x.dirs[len(x.dirs)-1].path >= b.path {
+			return nil, errors.New("digest index with a wrong directory")
+		}
+		x.dirs = append(x.dirs, indexDir{b.path, off, n})
+		off += int64(n)
 	}
-	if string(checksum(body)) != string(raw[24:28]) || word(5) != 0 {
+	if off != size || sum != word(2) || word(3) != 0 {
 		return nil, errors.New("digest index with a wrong checksum")
-	}
-	x := &index{dirs: body[:nd], files: body[nd : nd+nf], names: string(body[nd+nf:])}
-	if err := x.check(); err != nil {
-		return nil, err
 	}
 	return x, nil
 }
 
-// check looks at all that lookups rely on.
-func (x *index) check() error {
-	end := uint32(0)
-	for i := range x.dirCount() {
-		d := x.dirs[i*dirSize:]
-		first, count := binary.LittleEndian.Uint32(d[8:]), binary.LittleEndian.Uint32(d[12:])
-		if !x.inNames(d) || i > 0 && x.dirName(i-1) >= x.dirName(i) {
-			return errors.New("digest index with a wrong directory")
-		}
-		if first != end || uint64(first)+uint64(count) > uint64(x.fileCount()) {
-			return errors.New("digest index with a wrong range of files")
-		}
-		end = first + count
-		for j := int(first); j < int(end); j++ {
-			if !x.inNames(x.files[j*fileSize:]) || j > int(first) && x.fileName(j-1) >= x.fileName(j) {
-				return errors.New("digest index with a wrong file")
-			}
-		}
+// blockSize is the size of the next directory, of which so many bytes at most
+// are left.
+func blockSize(in *bufio.Reader, left int64) (int, error) {
+	head, err := in.Peek(dirSize)
+	if err != nil {
+		return 0, fmt.Errorf("read the digest index: %w", err)
 	}
-	if int(end) != x.fileCount() {
-		return errors.New("digest index with files of no directory")
+	path, files, names := blockParts(head)
+	n := dirSize + path + files*fileSize + names
+	if n > left {
+		return 0, errors.New("digest index of a wrong length")
 	}
-	return nil
+	return int(n), nil
 }
 
-func (x *index) inNames(rec []byte) bool {
-	off, n := binary.LittleEndian.Uint32(rec), binary.LittleEndian.Uint32(rec[4:])
-	return uint64(off)+uint64(n) <= uint64(len(x.names))
+func blockParts(head []byte) (path, files, names int64) {
+	word := func(i int) int64 { return int64(binary.LittleEndian.Uint32(head[4*i:])) }
+	return word(0), word(1), word(2)
 }
 
-func (x *index) name(rec []byte) string {
-	off, n := binary.LittleEndian.Uint32(rec), binary.LittleEndian.Uint32(rec[4:])
-	return x.names[off : off+n]
+// parseBlock checks a directory, of the size that it says. The block refers to b.
+func parseBlock(b []byte) (indexBlock, error) {
+	path, files, _ := blockParts(b)
+	b = b[dirSize:]
+	x := indexBlock{path: string(b[:path]), files: b[path : path+files*fileSize], names: string(b[path+files*fileSize:])}
+	start := 0
+	for i := range x.count() {
+		end := x.end(i)
+		if end < start || end > len(x.names) || i > 0 && x.name(i-1) >= x.names[start:end] {
+			return x, errors.New("digest index with a wrong file")
+		}
+		start = end
+	}
+	if start != len(x.names) {
+		return x, errors.New("digest index with names of no file")
+	}
+	return x, nil
 }
 
-func (x *index) dirCount() int         { return len(x.dirs) / dirSize }
-func (x *index) fileCount() int        { return len(x.files) / fileSize }
-func (x *index) dirName(i int) string  { return x.name(x.dirs[i*dirSize:]) }
-func (x *index) fileName(i int) string { return x.name(x.files[i*fileSize:]) }
+func (x *indexBlock) count() int    { return len(x.files) / fileSize }
+func (x *indexBlock) end(i int) int { return int(binary.LittleEndian.Uint32(x.files[i*fileSize:])) }
+
+// name returns the name of the i-th file.
+func (x *indexBlock) name(i int) string {
+	start := 0
+	if i > 0 {
+		start = x.end(i - 1)
+	}
+	return x.names[start:x.end(i)]
+}
 
 // record decodes the i-th file.
-func (x *index) record(i int) record {
+func (x *indexBlock) record(i int) record {
 	b := x.files[i*fileSize:]
 	num := func(off int) uint64 { return binary.LittleEndian.Uint64(b[off:]) }
 	return record{
-		day: binary.LittleEndian.Uint16(b[8:]),
+		day: binary.LittleEndian.Uint16(b[4:]),
 		id: identity{
-			dev: num(10), ino: num(18), size: int64(num(26)),
-			mtime: int64(num(34)), ctime: int64(num(42)),
+			dev: num(6), ino: num(14), size: int64(num(22)),
+			mtime: int64(num(30)), ctime: int64(num(38)),
 		},
-		sum: [32]byte(b[50:fileSize]),
+		sum: [32]byte(b[46:fileSize]),
 	}
 }
 
 // cursor walks over the files of a directory.
 type cursor struct {
-	x        *index
-	pos, end int
+	indexBlock
+	pos int
 }
 
-// dir returns a cursor before the first file of a directory whose name is not
-// less than name. A nil index has no files.
-func (x *index) dir(path, name string) cursor {
+// dir returns a cursor before the first file of a directory. A nil index has no
+// files.
+func (x *index) dir(path string) cursor {
 	if x == nil {
 		return cursor{}
 	}
-	i := sort.Search(x.dirCount(), func(i int) bool { return x.dirName(i) >= path })
-	if i == x.dirCount() || x.dirName(i) != path {
+	i := sort.Search(len(x.dirs), func(i int) bool { return x.dirs[i].path >= path })
+	if i == len(x.dirs) || x.dirs[i].path != path {
 		return cursor{}
 	}
-	first, end := x.filesOf(i)
-	first += sort.Search(end-first, func(j int) bool { return x.fileName(first+j) >= name })
-	return cursor{x: x, pos: first, end: end}
+	return cursor{indexBlock: x.block(i)}
 }
 
-// filesOf returns the range of a directory's files.
-func (x *index) filesOf(i int) (first, end int) {
-	d := x.dirs[i*dirSize:]
-	first = int(binary.LittleEndian.Uint32(d[8:]))
-	return first, first + int(binary.LittleEndian.Uint32(d[12:]))
+// block reads the i-th directory. It has no files when they can't be read.
+func (x *index) block(i int) indexBlock {
+	d := x.dirs[i]
+	none := indexBlock{path: d.path}
+	buf := make([]byte, d.size)
+	if _, err := x.r.ReadAt(buf, d.off); err != nil {
+		return none
+	}
+	path, files, names := blockParts(buf)
+	if dirSize+path+files*fileSize+names != int64(d.size) {
+		return none
+	}
+	b, err := parseBlock(buf)
+	if err != nil || b.path != d.path {
+		return none
+	}
+	return b
+}
+
+// close gives the file up.
+func (x *index) close() {
+	if x == nil {
+		return
+	}
+	if f, ok := x.r.(io.Closer); ok {
+		f.Close()
+	}
+}
+
+// from moves the cursor before the first file whose name is not less than name.
+func (c *cursor) from(name string) {
+	c.pos = sort.Search(c.count(), func(i int) bool { return c.name(i) >= name })
 }
 
 // find returns the record of a name. Names are asked for in ascending order.
 func (c *cursor) find(name string) (record, bool) {
-	for c.pos < c.end {
-		n := c.x.fileName(c.pos)
+	for ; c.pos < c.count(); c.pos++ {
+		n := c.name(c.pos)
 		if n == name {
-			return c.x.record(c.pos), true
+			return c.record(c.pos), true
 		}
 		if n > name {
 			break
 		}
-		c.pos++
 	}
 	return record{}, false
 }
@@ -202,34 +264,40 @@ type fileRecord struct {
 	record
 }
 
-// merge encodes an index of fresh, which is sorted, and of what old (which may
-// be nil) has besides and was used not long before today.
-func merge(old *index, fresh []dirRecords, today uint16) []byte {
-	w := indexWriter{room: maxIndex - headerSize}
-	for _, d := range fresh {
+// merge writes an index of fresh, which is sorted, and of what old (which may
+// be nil) has besides and was used not long before today. It reads fresh twice.
+func merge(out io.WriteSeeker, old *index, fresh iter.Seq[dirRecords], today uint16) error {
+	w := indexWriter{out: bufio.NewWriterSize(out, 64<<10), table: castagnoli(), room: maxIndex - headerSize}
+	for d := range fresh {
 		w.room -= d.bytes()
 	}
+	if w.room < 0 {
+		return errTooMany
+	}
+	w.out.Write(make([]byte, headerSize))
 	if old == nil {
 		old = &index{}
 	}
 	i := 0
-	for _, d := range fresh {
-		for i < old.dirCount() && old.dirName(i) < d.path {
-			w.add(dirRecords{path: old.dirName(i)}, old, i, today)
+	for d := range fresh {
+		for ; i < len(old.dirs) && old.dirs[i].path < d.path; i++ {
+			w.add(dirRecords{path: old.dirs[i].path}, old.block(i), today)
+		}
+		var same indexBlock
+		if i < len(old.dirs) && old.dirs[i].path == d.path {
+			same = old.block(i)
 			i++
 		}
-		if i < old.dirCount() && old.dirName(i) == d.path {
-			w.add(d, old, i, today)
-			i++
-		} else {
-			w.add(d, old, -1, today)
-		}
+		w.add(d, same, today)
 	}
-	for ; i < old.dirCount(); i++ {
-		w.add(dirRecords{path: old.dirName(i)}, old, i, today)
+	for ; i < len(old.dirs); i++ {
+		w.add(dirRecords{path: old.dirs[i].path}, old.block(i), today)
 	}
-	return w.finish()
+	return w.finish(out)
 }
+
+// errTooMany is about more files than are worth an index.
+var errTooMany = errors.New("too many files for a digest index")
 
 // bytes is what the directory takes in an index.
 func (d *dirRecords) bytes() int {
@@ -242,21 +310,25 @@ func (d *dirRecords) bytes() int {
 
 // indexWriter encodes an index.
 type indexWriter struct {
-	dirs, files, names []byte
-	room               int // bytes left for old records
+	out   *bufio.Writer
+	table *crc32.Table
+	sum   uint32
+	dirs  uint32
+	room  int // bytes left for old records
+
+	files, names []byte // of the directory at hand
 }
 
-// add appends a directory: the given records and those that the i-th directory
-// of old has besides (none if i is negative).
-func (w *indexWriter) add(d dirRecords, old *index, i int, today uint16) {
-	first, pos, end := len(w.files), 0, 0
-	if i >= 0 {
-		pos, end = old.filesOf(i)
+// add appends a directory: the given records and those that old has besides.
+func (w *indexWriter) add(d dirRecords, old indexBlock, today uint16) {
+	w.files, w.names = w.files[:0], w.names[:0]
+	if len(d.files) == 0 {
 		w.room -= dirSize + len(d.path)
 	}
+	pos := 0
 	older := func(limit string, last bool) {
-		for ; pos < end && (last || old.fileName(pos) < limit); pos++ {
-			r := fileRecord{old.fileName(pos), old.record(pos)}
+		for ; pos < old.count() && (last || old.name(pos) < limit); pos++ {
+			r := fileRecord{old.name(pos), old.record(pos)}
 			if w.room -= fileSize + len(r.name); w.room >= 0 && int(today)-int(r.day) <= keepDays {
 				w.file(r)
 			}
@@ -264,44 +336,54 @@ func (w *indexWriter) add(d dirRecords, old *index, i int, today uint16) {
 	}
 	for _, f := range d.files {
 		older(f.name, false)
-		if pos < end && old.fileName(pos) == f.name {
+		if pos < old.count() && old.name(pos) == f.name {
 			pos++
 		}
 		w.file(f)
 	}
 	older("", true)
-	if len(w.files) == first {
-		return
+	if len(w.files) > 0 {
+		w.block(d.path)
 	}
-	w.dirs = w.text(w.dirs, d.path)
-	w.dirs = binary.LittleEndian.AppendUint32(w.dirs, uint32(first/fileSize))
-	w.dirs = binary.LittleEndian.AppendUint32(w.dirs, uint32((len(w.files)-first)/fileSize))
-}
-
-// text appends a reference to a name.
-func (w *indexWriter) text(b []byte, name string) []byte {
-	b = binary.LittleEndian.AppendUint32(b, uint32(len(w.names)))
-	w.names = append(w.names, name...)
-	return binary.LittleEndian.AppendUint32(b, uint32(len(name)))
 }
 
 func (w *indexWriter) file(f fileRecord) {
-	b := w.text(w.files, f.name)
+	w.names = append(w.names, f.name...)
+	b := binary.LittleEndian.AppendUint32(w.files, uint32(len(w.names)))
 	b = binary.LittleEndian.AppendUint16(b, f.day)
-	for _, n := range []uint64{f.id.dev, f.id.ino, uint64(f.id.size), uint64(f.id.mtime), uint64(f.id.ctime)} {
+	for _, n := range [...]uint64{f.id.dev, f.id.ino, uint64(f.id.size), uint64(f.id.mtime), uint64(f.id.ctime)} {
 		b = binary.LittleEndian.AppendUint64(b, n)
 	}
 	w.files = append(b, f.sum[:]...)
 }
 
-func (w *indexWriter) finish() []byte {
-	body := slices.Concat(w.dirs, w.files, w.names)
-	b := append(make([]byte, 0, headerSize+len(body)), indexMagic...)
-	for _, n := range []int{indexVersion, len(w.dirs) / dirSize, len(w.files) / fileSize, len(w.names)} {
-		b = binary.LittleEndian.AppendUint32(b, uint32(n))
+// block writes the directory at hand.
+func (w *indexWriter) block(path string) {
+	w.dirs++
+	var head []byte
+	for _, n := range [...]int{len(path), len(w.files) / fileSize, len(w.names)} {
+		head = binary.LittleEndian.AppendUint32(head, uint32(n))
 	}
-	b = append(b, checksum(body)...)
-	return append(binary.LittleEndian.AppendUint32(b, 0), body...)
+	for _, b := range [...][]byte{append(head, path...), w.files, w.names} {
+		w.sum = crc32.Update(w.sum, w.table, b)
+		w.out.Write(b)
+	}
+}
+
+// finish writes the header.
+func (w *indexWriter) finish(out io.WriteSeeker) error {
+	if err := w.out.Flush(); err != nil {
+		return err
+	}
+	if _, err := out.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	b := []byte(indexMagic)
+	for _, n := range [...]uint32{indexVersion, w.dirs, w.sum, 0} {
+		b = binary.LittleEndian.AppendUint32(b, n)
+	}
+	_, err := out.Write(b)
+	return err
 }
 
 // indexPath is the name of the index of a directory, given its real path.
@@ -310,59 +392,50 @@ func indexPath(dir, path string) string {
 	return filepath.Join(dir, hex.EncodeToString(sum[:16]))
 }
 
-// readIndex returns an index file; nil when there is no usable one.
-func readIndex(name string) *index {
+// openIndex returns an index file; nil when there is no usable one. The caller
+// closes it.
+func openIndex(name string) *index {
 	f, err := os.Open(name)
 	if err != nil {
 		return nil
 	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil || !st.Mode().IsRegular() || st.Size() > maxIndex {
-		return nil
+	if st, err := f.Stat(); err == nil && st.Mode().IsRegular() && st.Size() <= maxIndex {
+		if x, err := newIndex(f, st.Size()); err == nil {
+			return x
+		}
 	}
-	raw := make([]byte, st.Size())
-	if _, err := io.ReadFull(f, raw); err != nil {
-		return nil
-	}
-	x, err := parseIndex(raw)
-	if err != nil {
-		return nil
-	}
-	return x
+	f.Close()
+	return nil
 }
 
-// writeIndex replaces an index file.
-func writeIndex(name string, raw []byte) (err error) {
-	if len(raw) > maxIndex {
-		return nil // more files than are worth it
-	}
+// writeIndex replaces an index file by what write writes.
+func writeIndex(name string, write func(io.WriteSeeker) error) (err error) {
 	dir := filepath.Dir(name)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("write the digest index: %w", err)
 	}
-	f, err := os.CreateTemp(dir, newIndex)
+	f, err := os.CreateTemp(dir, tempIndex)
 	if err != nil {
 		return fmt.Errorf("write the digest index: %w", err)
 	}
 	defer os.Remove(f.Name())
 	sweep(dir)
-	_, err = f.Write(raw)
+	err = write(f)
 	if err = errors.Join(err, f.Close()); err == nil {
 		err = os.Rename(f.Name(), name)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, errTooMany) {
 		return fmt.Errorf("write the digest index: %w", err)
 	}
 	return nil
 }
 
-// newIndex are the names of index files that are being written.
-const newIndex = ".new-*"
+// tempIndex are the names of index files that are being written.
+const tempIndex = ".new-*"
 
 // sweep removes what writers that were killed left.
 func sweep(dir string) {
-	left, _ := filepath.Glob(filepath.Join(dir, newIndex))
+	left, _ := filepath.Glob(filepath.Join(dir, tempIndex))
 	for _, name := range left {
 		if st, err := os.Lstat(name); err == nil && time.Since(st.ModTime()) > time.Hour {
 			os.Remove(name)

@@ -81,8 +81,9 @@ func (l *Local) open() error {
 	}
 	l.name, l.remote = name, isRemote(l.fd)
 	l.root = &dir{l: l}
-	l.top = &file{dir: l.root, in: l.root}
-	l.top.entry = layer.Entry{Path: ".", Type: layer.Directory, Mode: 0o755, ModTime: timeOf(st.Mtime)}
+	l.top = &file{path: ".", typ: layer.Directory, dir: l.root, in: l.root}
+	l.top.fill(&st, "")
+	l.top.mode = 0o755
 	l.top.state.Store(known)
 	return nil
 }
@@ -108,6 +109,10 @@ func (l *Local) Close() error {
 	if l.fd < 0 {
 		return nil
 	}
+	l.scanning.Lock()
+	defer l.scanning.Unlock()
+	l.index.close()
+	l.index = nil
 	err := unix.Close(l.fd)
 	l.fd = -1
 	return err
@@ -124,7 +129,7 @@ func (l *Local) Lstat(path string) (*layer.Entry, error) {
 	if err := f.look(); err != nil {
 		return nil, l.fail("lstat", path, err)
 	}
-	return &f.entry, nil
+	return f.entry(), nil
 }
 
 // ReadDir returns the names in a directory in bytewise order. The caller
@@ -148,7 +153,7 @@ type inode struct{ dev, ino uint64 }
 // one name only.
 func (l *Local) Inode(path string) any {
 	f, err := l.find(path)
-	if err != nil || f.entry.Type != layer.Regular || f.look() != nil || !f.links {
+	if err != nil || f.typ != layer.Regular || f.look() != nil || !f.links {
 		return nil
 	}
 	return inode{f.id.dev, f.id.ino}

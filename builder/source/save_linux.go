@@ -1,6 +1,8 @@
 package source
 
 import (
+	"io"
+	"maps"
 	"slices"
 	"strings"
 
@@ -9,7 +11,7 @@ import (
 
 func (l *Local) loadIndex() {
 	if l.opts.Index != "" {
-		l.index = readIndex(indexPath(l.opts.Index, l.name))
+		l.index = openIndex(indexPath(l.opts.Index, l.name))
 	}
 }
 
@@ -22,34 +24,54 @@ func (l *Local) Save() error {
 	}
 	l.scanning.Lock()
 	defer l.scanning.Unlock()
-	fresh := l.root.records(nil, l.today)
-	slices.SortFunc(fresh, func(a, b dirRecords) int { return strings.Compare(a.path, b.path) })
+	dirs := l.root.all(nil)
+	slices.SortFunc(dirs, func(a, b *dir) int { return strings.Compare(a.path, b.path) })
+	fresh := func(yield func(dirRecords) bool) {
+		for _, d := range dirs {
+			if r := d.records(l.today); len(r.files) > 0 && !yield(r) {
+				return
+			}
+		}
+	}
 	name := indexPath(l.opts.Index, l.name)
-	return writeIndex(name, merge(readIndex(name), fresh, l.today))
+	old := openIndex(name)
+	defer old.close()
+	return writeIndex(name, func(w io.WriteSeeker) error { return merge(w, old, fresh, l.today) })
 }
 
-// records appends what the build knows of a directory and those below it.
-func (d *dir) records(list []dirRecords, today uint16) []dirRecords {
+// known returns the files that the build has seen, sorted. The caller holds
+// d.mu.
+func (d *dir) known() []*file {
+	if d.listed {
+		return d.files
+	}
+	files := slices.Collect(maps.Values(d.single))
+	slices.SortFunc(files, func(a, b *file) int { return strings.Compare(a.path, b.path) })
+	return files
+}
+
+// all appends the directory and those below it.
+func (d *dir) all(list []*dir) []*dir {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	files := d.files
-	if !d.listed {
-		for _, f := range d.single {
-			files = append(files, f)
+	list = append(list, d)
+	for _, f := range d.known() {
+		if f.dir != nil {
+			list = f.dir.all(list)
 		}
-		slices.SortFunc(files, func(a, b *file) int { return strings.Compare(a.entry.Path, b.entry.Path) })
 	}
+	return list
+}
+
+// records returns what the build knows of the files of a directory.
+func (d *dir) records(today uint16) dirRecords {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	r := dirRecords{path: d.path}
-	for _, f := range files {
-		switch {
-		case f.dir != nil:
-			list = f.dir.records(list, today)
-		case f.state.Load() == hashed && f.entry.Type == layer.Regular && !f.unsure:
+	for _, f := range d.known() {
+		if f.dir == nil && f.state.Load() == hashed && f.typ == layer.Regular && !f.unsure {
 			r.files = append(r.files, fileRecord{f.name(), record{id: f.id, sum: f.sum, day: today}})
 		}
 	}
-	if len(r.files) > 0 {
-		list = append(list, r)
-	}
-	return list
+	return r
 }

@@ -145,6 +145,8 @@ type worker struct {
 	l *Local
 	hasher
 	names []byte // buffer for directory entries
+	at    *dir   // that the last files were of
+	old   cursor // what the index has of it
 }
 
 func (w *worker) run(t task) error {
@@ -198,7 +200,7 @@ func (w *worker) unread(t task, err error) error {
 	if err == fs.ErrNotExist {
 		return t.self.vanish()
 	}
-	return readable(t.self.entry.Path, err)
+	return readable(t.self.path, err)
 }
 
 // lookDir completes a directory's entry by its open descriptor.
@@ -251,17 +253,20 @@ func split(d *dir, files []*file, fd *shared) []task {
 // scanned says that a scan has nothing to add to what is known of a file.
 func (f *file) scanned() bool {
 	s := f.state.Load()
-	return s == hashed || s == known && f.entry.Type != layer.Regular
+	return s == hashed || s == known && f.typ != layer.Regular
 }
 
 // batch looks at files of a directory, in the order of their names.
 func (w *worker) batch(t task) error {
-	old := w.l.index.dir(t.d.path, t.files[0].name())
+	if w.at != t.d {
+		w.at, w.old = t.d, w.l.index.dir(t.d.path)
+	}
+	w.old.from(t.files[0].name())
 	for _, f := range t.files {
 		if err := context.Cause(w.s.ctx); err != nil {
 			return err
 		}
-		if err := w.file(f, t.fd.fd, &old); err != nil {
+		if err := w.file(f, t.fd.fd, &w.old); err != nil {
 			return err
 		}
 	}
@@ -280,9 +285,9 @@ func (w *worker) file(f *file, dir int, old *cursor) error {
 	}
 	switch {
 	case err == layer.ErrChanged:
-		return changed(f.entry.Path)
+		return changed(f.path)
 	case err != nil:
-		return readable(f.entry.Path, err)
+		return readable(f.path, err)
 	}
 	return f.publish(v)
 }
@@ -321,7 +326,7 @@ func (w *worker) version(f *file, dir int, old *cursor) (*version, error) {
 // content completes a version of which the attributes are known; false when the
 // file changed meanwhile.
 func (w *worker) content(v *version, f *file, dir int, name string, old *cursor) (ok bool, err error) {
-	if f.entry.Type == layer.Symlink {
+	if f.typ == layer.Symlink {
 		if v.link, err = readlink(dir, name); err != nil {
 			return false, err
 		}
@@ -361,13 +366,13 @@ func (f *file) publish(v *version) error {
 		return nil
 	case known: // somebody has seen it before
 		if f.id != identityOf(&v.st) {
-			return changed(f.entry.Path)
+			return changed(f.path)
 		}
 	default:
 		f.fill(&v.st, v.link)
 	}
 	f.sum, f.unsure = v.sum, v.unsure
-	if f.entry.Type == layer.Regular {
+	if f.typ == layer.Regular {
 		f.state.Store(hashed)
 	} else {
 		f.state.Store(known)
@@ -380,7 +385,7 @@ func (f *file) vanish() error {
 	f.in.mu.Lock()
 	defer f.in.mu.Unlock()
 	if f.state.Load() >= known {
-		return changed(f.entry.Path)
+		return changed(f.path)
 	}
 	f.gone = true
 	return nil

@@ -31,18 +31,50 @@ type dir struct {
 
 // file is an entry of a dir.
 type file struct {
-	entry layer.Entry // complete when state is known or hashed
-	id    identity    // of what the entry says
-	sum   [32]byte    // set before state becomes hashed
-	state atomic.Uint32
+	path  string
+	id    identity // set when state is known or hashed, as all that follows
+	sum   [32]byte // set before state becomes hashed
+	more  *details // nil for most
 	in    *dir
 	dir   *dir // of a directory
+	state atomic.Uint32
+	mode  uint16 // permission bits and those beside them
+	typ   layer.Type
 	links bool // it has more than one name, here or elsewhere
 	skip  bool // hidden itself: a directory that may have something visible below
 	gone  bool // it vanished between listing and looking
 	// unsure: it changed so lately, by a clock so coarse, that its identity
 	// says too little. Its digest is not kept, and checked when it is read.
 	unsure bool
+}
+
+// details are what few files have.
+type details struct {
+	link         string
+	major, minor uint32
+	mtime        time.Time
+	empty        bool // a socket
+}
+
+// entry returns what is known of the file. It takes less memory to keep the
+// file.
+func (f *file) entry() *layer.Entry {
+	e := &layer.Entry{Path: f.path, Type: f.typ, Mode: uint32(f.mode), ModTime: time.Unix(0, f.id.mtime), Size: f.size()}
+	if d := f.more; d != nil {
+		e.Link, e.DevMajor, e.DevMinor, e.ModTime = d.link, d.major, d.minor, d.mtime
+	}
+	if e.Size > 0 {
+		e.Content = f
+	}
+	return e
+}
+
+// size is that of the content.
+func (f *file) size() int64 {
+	if f.typ != layer.Regular || f.more != nil && f.more.empty {
+		return 0
+	}
+	return f.id.size
 }
 
 // States of a file.
@@ -62,9 +94,9 @@ func (d *dir) join(name string) string {
 // name is the last element of the file's path.
 func (f *file) name() string {
 	if f.in.path == "" {
-		return f.entry.Path
+		return f.path
 	}
-	return f.entry.Path[len(f.in.path)+1:]
+	return f.path[len(f.in.path)+1:]
 }
 
 // open opens the directory for reading.
@@ -112,7 +144,7 @@ func (d *dir) probe(name string) (*file, error) {
 		return nil, fs.ErrNotExist
 	}
 	var link string
-	if f.entry.Type == layer.Symlink {
+	if f.typ == layer.Symlink {
 		if link, err = readlink(fd, ""); err != nil {
 			return nil, err
 		}
@@ -133,7 +165,7 @@ func (d *dir) accept(f *file, path string, mode uint16) bool {
 	if !ok {
 		return false
 	}
-	f.entry.Path, f.entry.Type, f.in = path, typ, d
+	f.path, f.typ, f.in = path, typ, d
 	isDir := typ == layer.Directory
 	if d.l.filter.empty() {
 		if isDir {
@@ -152,23 +184,17 @@ func (d *dir) accept(f *file, path string, mode uint16) bool {
 	return true
 }
 
-// fill completes the entry with a file's attributes.
+// fill completes the file with its attributes.
 func (f *file) fill(st *unix.Statx_t, link string) {
-	e := &f.entry
 	f.id, f.links = identityOf(st), st.Nlink > 1
-	e.Mode = uint32(st.Mode) & 0o7777
-	e.ModTime = timeOf(st.Mtime)
-	e.Link = link
-	switch e.Type {
-	case layer.Char, layer.Block:
-		e.DevMajor, e.DevMinor = st.Rdev_major, st.Rdev_minor
-	case layer.Regular:
-		if st.Mode&unix.S_IFMT == unix.S_IFREG {
-			e.Size = int64(st.Size)
-		}
-		if e.Size > 0 {
-			e.Content = f
-		}
+	f.mode = st.Mode & 0o7777
+	d := details{link: link, mtime: timeOf(st.Mtime)}
+	d.empty = f.typ == layer.Regular && st.Mode&unix.S_IFMT != unix.S_IFREG
+	if f.typ == layer.Char || f.typ == layer.Block {
+		d.major, d.minor = st.Rdev_major, st.Rdev_minor
+	}
+	if d != (details{mtime: time.Unix(0, f.id.mtime)}) {
+		f.more = &d
 	}
 }
 
@@ -177,7 +203,7 @@ func timeOf(t unix.StatxTimestamp) time.Time { return time.Unix(t.Sec, int64(t.N
 // sameType says that a file still is what it was listed as.
 func (f *file) sameType(st *unix.Statx_t) bool {
 	t, ok := entryType(st.Mode)
-	return ok && t == f.entry.Type
+	return ok && t == f.typ
 }
 
 // look completes the entry if nobody has yet.
@@ -190,7 +216,7 @@ func (f *file) look() error {
 	if f.state.Load() >= known {
 		return nil
 	}
-	fd, err := openBeneath(f.in.l.fd, f.entry.Path, unix.O_PATH)
+	fd, err := openBeneath(f.in.l.fd, f.path, unix.O_PATH)
 	if err != nil {
 		return err
 	}
@@ -200,10 +226,10 @@ func (f *file) look() error {
 		return err
 	}
 	if !f.sameType(&st) {
-		return changed(f.entry.Path)
+		return changed(f.path)
 	}
 	var link string
-	if f.entry.Type == layer.Symlink {
+	if f.typ == layer.Symlink {
 		if link, err = readlink(fd, ""); err != nil {
 			return err
 		}
@@ -355,5 +381,5 @@ func (d *dir) take(paths []string, modes []uint16) {
 	for _, f := range d.single { // seen before, gone now: for those to say who read it
 		d.files = append(d.files, f)
 	}
-	slices.SortFunc(d.files, func(a, b *file) int { return strings.Compare(a.entry.Path, b.entry.Path) })
+	slices.SortFunc(d.files, func(a, b *file) int { return strings.Compare(a.path, b.path) })
 }

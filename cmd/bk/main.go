@@ -10,6 +10,7 @@ import (
 	"errors"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/moby/buildkit/solver/errdefs"
@@ -28,7 +29,14 @@ const (
 	exitTerminated  = 143
 )
 
-func main() { os.Exit(run(os.Args[1:], processEnv())) }
+// gcPercent trades a little CPU time for memory: most of what a build allocates
+// is garbage at once, and most of what it keeps it keeps to its end.
+const gcPercent = 30
+
+func main() {
+	debug.SetGCPercent(gcPercent)
+	os.Exit(run(os.Args[1:], processEnv()))
+}
 
 // run runs one command line and returns its exit code.
 func run(args []string, e *env) int {

@@ -40,10 +40,11 @@ type chunk struct {
 	state  []byte // the tar's hash after this chunk, when the memo knows it
 
 	filled chan struct{} // closed when raw is complete or known not to be needed
-	packed []byte
+	packed []byte        // the store's or in spare; or raw
+	spare  []byte        // memory for packed
 	kept   bool          // packed is the store's
 	done   chan struct{} // closed when packed is complete
-	users  int32         // goroutines that still need raw
+	users  int32         // goroutines that still need it
 }
 
 // gap is a place in a chunk's raw where content goes.
@@ -73,11 +74,12 @@ type cutter struct {
 	epoch *time.Time
 	comp  string // Compression.String: a part of every key
 	keys  bool   // keys are wanted
-	// next returns an empty buffer of at least n bytes' capacity.
-	next func(n int) ([]byte, error)
+	// next returns buffers, which may have any capacity.
+	next func() (buffers, error)
 	emit func(*chunk) error
 
 	cur    *chunk
+	large  bool // there were several chunks: more are to come
 	key    hash.Hash
 	keyed  bool
 	header []byte
@@ -180,11 +182,14 @@ func (c *cutter) room(n int) error {
 		return context.Cause(c.ctx)
 	}
 	if c.cur == nil {
-		raw, err := c.next(n)
+		b, err := c.next()
 		if err != nil {
 			return err
 		}
-		c.cur = &chunk{raw: raw[:0], filled: make(chan struct{}), done: make(chan struct{})}
+		if c.large && cap(b.raw) < rawSize {
+			b.raw = make([]byte, 0, rawSize)
+		}
+		c.cur = &chunk{raw: b.raw[:0], spare: b.packed, filled: make(chan struct{}), done: make(chan struct{})}
 		c.keyed = c.keys
 		c.key.Reset()
 		c.key.Write([]byte(formatVersion))
@@ -201,7 +206,7 @@ func (c *cutter) room(n int) error {
 // cut passes the current chunk on.
 func (c *cutter) cut() error {
 	done := c.cur
-	c.cur = nil
+	c.cur, c.large = nil, true
 	done.keyed = c.keyed
 	c.key.Sum(done.key[:0])
 	return c.emit(done)

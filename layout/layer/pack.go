@@ -32,7 +32,7 @@ type PackOptions struct {
 	// changes how long Pack takes, never what it writes.
 	Chunks ChunkStore
 	// Jobs is the number of chunks that are read and compressed at once; 0 or
-	// less: the number of CPUs. Each takes about 8 MiB of memory.
+	// less: the number of CPUs. Each takes about 6 MiB of memory.
 	Jobs int
 }
 
@@ -49,7 +49,7 @@ type Packed struct {
 // several goroutines. Values have 3 MiB at most.
 type ChunkStore interface {
 	// Get returns what was put with the key. Pack only reads the slice, and
-	// not after it returned.
+	// not after it has written the bytes.
 	Get(key [32]byte) ([]byte, bool)
 	// Put keeps value, which the caller uses again afterwards.
 	Put(key [32]byte, value []byte)
@@ -100,8 +100,7 @@ type packer struct {
 	memo    *memo
 	workers int
 
-	free    chan []byte // buffers for raw; their number bounds the memory
-	packed  chan []byte // buffers for packed
+	free    chan buffers // their number bounds the chunks that are in memory
 	work    chan *chunk
 	toHash  chan *chunk // in order
 	toWrite chan *chunk // in order
@@ -117,15 +116,15 @@ func newPacker(ctx context.Context, g *errgroup.Group, w io.Writer, opts PackOpt
 	if opts.Compression.kind() == Uncompressed {
 		opts.Chunks = nil // a kept chunk would be a second copy and no faster
 	}
-	inFlight := opts.Jobs + 2
+	inFlight := opts.Jobs + 1
 	p := &packer{
 		ctx: ctx, group: g, opts: opts, out: w,
-		free: make(chan []byte, inFlight), packed: make(chan []byte, inFlight+2),
+		free: make(chan buffers, inFlight),
 		work: make(chan *chunk, inFlight), toHash: make(chan *chunk, inFlight), toWrite: make(chan *chunk, inFlight),
 		tar: sha256.New(), blob: sha256.New(),
 	}
 	for range inFlight {
-		p.free <- nil
+		p.free <- buffers{}
 	}
 	if opts.Chunks != nil {
 		p.memo = newMemo(opts.Chunks)
@@ -164,11 +163,14 @@ func opaqueRoot(e *Entry) *Entry {
 	return &Entry{Path: ".", Type: Whiteout, Opaque: true}
 }
 
-// buffer waits for a free buffer.
-func (p *packer) buffer(n int) ([]byte, error) {
+// buffers are the memory of a chunk.
+type buffers struct{ raw, packed []byte }
+
+// buffer waits for free buffers.
+func (p *packer) buffer() (buffers, error) {
 	select {
 	case <-p.ctx.Done():
-		return nil, context.Cause(p.ctx)
+		return buffers{}, context.Cause(p.ctx)
 	case b := <-p.free:
 		return b, nil
 	}
@@ -179,7 +181,7 @@ func (p *packer) emit(c *chunk) error {
 	if p.memo != nil {
 		p.memo.look(c)
 	}
-	c.users = 2
+	c.users = 3
 	if p.workers < p.opts.Jobs {
 		p.workers++
 		p.group.Go(p.workAll)
@@ -194,12 +196,12 @@ func (p *packer) emit(c *chunk) error {
 	return nil
 }
 
-// release gives a chunk's buffer back when nobody needs it any more.
+// release gives a chunk's buffers back when nobody needs them any more.
 func (p *packer) release(c *chunk) {
 	if atomic.AddInt32(&c.users, -1) == 0 {
-		raw := c.raw
-		c.raw = nil
-		p.free <- raw
+		b := buffers{c.raw, c.spare}
+		c.raw, c.packed, c.spare = nil, nil, nil
+		p.free <- b
 	}
 }
 
@@ -230,8 +232,9 @@ func (p *packer) pack(c *chunk, comp *compressor) error {
 		return nil
 	}
 	if p.opts.Compression.kind() == Uncompressed {
-		c.packed = c.raw // released by the writer
+		c.packed = c.raw
 		close(c.done)
+		p.release(c)
 		return nil
 	}
 	if err := p.compress(c, comp); err != nil {
@@ -262,15 +265,14 @@ func (p *packer) compress(c *chunk, comp *compressor) (err error) {
 			return err
 		}
 	}
-	var dst []byte
-	select {
-	case dst = <-p.packed:
-	default:
-		dst = make([]byte, 0, len(c.raw)+len(c.raw)/64+1024)
+	dst := c.spare[:0]
+	if most := len(c.raw) + len(c.raw)/64 + 1024; cap(dst) < most {
+		dst = make([]byte, 0, most)
 	}
-	if dst, err = (*comp).compress(dst[:0], c.raw); err != nil {
+	if dst, err = (*comp).compress(dst, c.raw); err != nil {
 		return fmt.Errorf("compress: %w", err)
 	}
+	c.spare = dst
 	c.packed = dst
 	if p.opts.Chunks != nil && c.keyed {
 		sealed := seal(dst)
@@ -331,24 +333,9 @@ func (p *packer) writeAll() error {
 		if err != nil {
 			return fmt.Errorf("write layer: %w", err)
 		}
-		p.recycle(c, plain)
+		p.release(c)
 	}
 	return nil
-}
-
-// recycle keeps what can be used again of a chunk that was written.
-func (p *packer) recycle(c *chunk, plain bool) {
-	if plain {
-		p.release(c)
-		return
-	}
-	if !c.kept {
-		select {
-		case p.packed <- c.packed:
-		default:
-		}
-	}
-	c.packed = nil
 }
 
 func wait(ctx context.Context, done <-chan struct{}) error {
