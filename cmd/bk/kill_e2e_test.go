@@ -299,6 +299,46 @@ func TestKillDuringPull(t *testing.T) {
 	}
 }
 
+// Killing bk while it unpacks a base leaves no half of a layer that a later
+// build takes for a whole one.
+func TestKillDuringUnpack(t *testing.T) {
+	needContainers(t)
+	s := newSite(t, "-- Dockerfile --\nFROM busybox\nCOPY . /usr/\n")
+	const files = 300
+	content := randomBytes(128 << 10)
+	for i := range files {
+		if err := os.WriteFile(filepath.Join(s.dir, fmt.Sprintf("file%d", i)), content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.build(base(t, "busybox"), "-o", "type=oci,dest=../base,tar=false")
+	s = s.in("second")
+	s.write("-- Dockerfile --\nFROM base AS all\nRUN ls /usr | grep -c ^file > /good\nFROM scratch\nCOPY --from=all /good /\n")
+	flag := "--build-context=base=oci-layout://" + s.path("base")
+	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
+		b := s.start("build", ".", flag)
+		eventually(t, "files of the base", func() bool {
+			list, _ := filepath.Glob(filepath.Join(s.root, "tmp", "run-*", "layer-*", "fs", "usr", "file*"))
+			return len(list) > 1
+		})
+		if code := b.stop(sig); code == 0 {
+			t.Fatal("unpacking was over too soon")
+		}
+		s.checkGone(b)
+		if list, _ := filepath.Glob(filepath.Join(s.root, "snapshots", "*", "fs", "usr", "file*")); len(list) > 0 {
+			t.Errorf("%v left a part of a layer: %q", sig, list)
+		}
+	}
+	s.build(flag, "-o", "../out")
+	if got, want := s.read("out/good"), fmt.Sprintln(files); got != want {
+		t.Errorf("the base has %s files, want %s", got, want)
+	}
+	s.verify()
+	if left, _ := filepath.Glob(filepath.Join(s.root, "tmp", "run-*")); len(left) > 0 {
+		t.Errorf("left in the store: %q", left)
+	}
+}
+
 // Killing bk at many moments of a build with pulls, unpacking, steps, packing
 // and outputs never leaves a store that is not in order, or a part of an
 // output.

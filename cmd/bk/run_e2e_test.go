@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
+	"encoding/pem"
 	"io/fs"
 	"net"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
 )
 
@@ -304,7 +306,8 @@ RUN test -z "$SSH_AUTH_SOCK"
 	}
 	s.env = []string{"SSH_AUTH_SOCK=" + agentWith(t, s.path("one.sock"), "first-agent")}
 	other := agentWith(t, s.path("two.sock"), "other-agent")
-	out := s.build(base(t, "busybox"), "--ssh=default", "--ssh=other="+other, "-o", "type=oci,dest=../out,tar=false")
+	flag := base(t, "busybox")
+	out := s.build(flag, "--ssh=default", "--ssh=other="+other, "-o", "type=oci,dest=../out,tar=false")
 	want := "1 keys: \"first-agent\"\n1 keys: \"other-agent\"\n7 666\n"
 	if out.logs != want {
 		t.Errorf("the steps printed %q, want %q", out.logs, want)
@@ -314,6 +317,26 @@ RUN test -z "$SSH_AUTH_SOCK"
 		if files := image.files(t, n); len(files) > 0 {
 			t.Errorf("in a layer: %q", files)
 		}
+	}
+	// Without an agent bk serves keys itself.
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, err := ssh.MarshalPrivateKey(key, "in a file")
+	if err == nil {
+		err = os.WriteFile(s.path("key"), pem.EncodeToMemory(block), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.env = []string{"SSH_AUTH_SOCK="}
+	out = s.build(flag, "--ssh=default="+s.path("key"), "--ssh=other="+s.path("key"), "--no-cache")
+	if n := strings.Count(out.logs, "1 keys:"); n != 2 {
+		t.Errorf("with key files the steps printed %q", out.logs)
+	}
+	if found := filesWith(t, s.root, "PRIVATE KEY"); len(found) > 0 {
+		t.Errorf("a key is in %q", found)
 	}
 }
 
