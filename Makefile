@@ -6,6 +6,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 PKGS    ?= ./...
 TIMEOUT ?= 15m
 
+.NOTPARALLEL:
 .PHONY: help build test lint cross bench bases demo conformance deps clean
 
 help: ## list the targets
