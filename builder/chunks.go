@@ -33,6 +33,7 @@ type chunks struct {
 	next    chunkIndex
 	pending map[sum]parcel // what was put or given and not yet written
 	free    [][]byte       // memory for what is given
+	largest int            // of what is given
 	off     int64
 }
 
@@ -72,6 +73,9 @@ func (k *key) UnmarshalText(text []byte) error { return (*cache.Key)(k).Unmarsha
 // packer puts at the end of what it keeps.
 const sealSize = 4
 
+// maxChunk is the size of the largest chunk that the packer makes.
+const maxChunk = 3 << 20
+
 // openChunks reads the index of a step, if there is one.
 func (s *layers) openChunks(lineage string, out io.Writer) *chunks {
 	c := &chunks{
@@ -85,6 +89,12 @@ func (s *layers) openChunks(lineage string, out io.Writer) *chunks {
 	}
 	if r, err := s.store.OpenBlob(c.old.Blob); err == nil {
 		c.blob = r
+		for _, p := range c.old.Places {
+			if int64(p.Size) <= r.Size() {
+				c.largest = max(c.largest, p.Size+sealSize)
+			}
+		}
+		c.largest = min(c.largest, maxChunk)
 	}
 	return c
 }
@@ -121,7 +131,7 @@ func (c *chunks) memory(n int) []byte {
 		}
 	}
 	c.free = nil
-	return make([]byte, 0, n+n/8)
+	return make([]byte, 0, max(n, c.largest))
 }
 
 // Put implements layer.ChunkStore.

@@ -186,7 +186,9 @@ func TestIndexFile(t *testing.T) {
 	}
 	raw := merged(t, nil, sample(), testDay)
 	must(t, writeIndex(name, whole(raw)))
-	if x := openIndex(name); x == nil || !slices.EqualFunc(decode(x), sample(), func(a, b dirRecords) bool {
+	x := openIndex(name)
+	defer x.close()
+	if x == nil || !slices.EqualFunc(decode(x), sample(), func(a, b dirRecords) bool {
 		return cmp.Equal(a, b, cmpRecords)
 	}) {
 		t.Error("the index that was written isn't there")

@@ -27,8 +27,9 @@ func (l *Local) Save() error {
 	dirs := l.root.all(nil)
 	slices.SortFunc(dirs, func(a, b *dir) int { return strings.Compare(a.path, b.path) })
 	fresh := func(yield func(dirRecords) bool) {
+		var r dirRecords
 		for _, d := range dirs {
-			if r := d.records(l.today); len(r.files) > 0 && !yield(r) {
+			if r = d.records(r.files[:0], l.today); len(r.files) > 0 && !yield(r) {
 				return
 			}
 		}
@@ -63,11 +64,12 @@ func (d *dir) all(list []*dir) []*dir {
 	return list
 }
 
-// records returns what the build knows of the files of a directory.
-func (d *dir) records(today uint16) dirRecords {
+// records returns what the build knows of the files of a directory, in the
+// memory of list.
+func (d *dir) records(list []fileRecord, today uint16) dirRecords {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	r := dirRecords{path: d.path}
+	r := dirRecords{path: d.path, files: list}
 	for _, f := range d.known() {
 		if f.dir == nil && f.state.Load() == hashed && f.typ == layer.Regular && !f.unsure {
 			r.files = append(r.files, fileRecord{f.name(), record{id: f.id, sum: f.sum, day: today}})

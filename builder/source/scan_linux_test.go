@@ -77,7 +77,9 @@ func poison(t *testing.T, index string) {
 	names, err := filepath.Glob(filepath.Join(index, "*"))
 	must(t, err)
 	for _, n := range names {
-		all := decode(openIndex(n))
+		x := openIndex(n)
+		all := decode(x)
+		x.close()
 		for _, d := range all {
 			for i := range d.files {
 				d.files[i].sum = [32]byte{1}

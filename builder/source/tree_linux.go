@@ -25,7 +25,6 @@ type dir struct {
 	listed bool             // files is complete
 	files  []*file          // by name
 	single map[string]*file // found one by one, before it was listed
-	names  []string         // the visible ones, once somebody asked
 	shown  int8             // whether any is visible: 0 unknown, 1 yes, -1 no
 }
 
@@ -243,9 +242,6 @@ func (f *file) look() error {
 func (d *dir) readNames() ([]string, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.names != nil {
-		return d.names, nil
-	}
 	if err := d.list(-1, nil); err != nil {
 		return nil, err
 	}
@@ -265,7 +261,6 @@ func (d *dir) readNames() ([]string, error) {
 		}
 		names = append(names, f.name())
 	}
-	d.names = names
 	return names, nil
 }
 
@@ -362,6 +357,7 @@ func (d *dir) readPaths(fd int, buf []byte) (paths []string, modes []uint16, err
 // take makes the directory's files of a list of paths.
 func (d *dir) take(paths []string, modes []uint16) {
 	var slab []file // of entries that aren't handed out yet
+	d.files = make([]*file, 0, len(paths))
 	prefix := len(d.join(""))
 	for i, path := range paths {
 		if len(slab) == 0 {

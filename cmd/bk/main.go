@@ -31,7 +31,7 @@ const (
 
 // gcPercent trades a little CPU time for memory: most of what a build allocates
 // is garbage at once, and most of what it keeps it keeps to its end.
-const gcPercent = 30
+const gcPercent = 25
 
 func main() {
 	debug.SetGCPercent(gcPercent)

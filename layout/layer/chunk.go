@@ -196,7 +196,11 @@ func (c *cutter) room(n int) error {
 		c.hash('z', 0, 0, []byte(c.comp))
 	}
 	if free := cap(c.cur.raw) - len(c.cur.raw); free < n {
-		grown := make([]byte, len(c.cur.raw), max(len(c.cur.raw)+n, min(2*cap(c.cur.raw), rawSize)))
+		size := max(len(c.cur.raw)+n, 2*cap(c.cur.raw))
+		if size > rawSize/8 {
+			size = max(len(c.cur.raw)+n, rawSize)
+		}
+		grown := make([]byte, len(c.cur.raw), size)
 		copy(grown, c.cur.raw)
 		c.cur.raw = grown
 	}

@@ -258,6 +258,9 @@ func (p *packer) lookup(c *chunk) bool {
 	return c.kept
 }
 
+// packedMax is what a chunk of n bytes is packed to at most.
+func packedMax(n int) int { return n + n/64 + 1024 }
+
 // compress makes c.packed from c.raw and puts it in the store.
 func (p *packer) compress(c *chunk, comp *compressor) (err error) {
 	if *comp == nil {
@@ -266,7 +269,10 @@ func (p *packer) compress(c *chunk, comp *compressor) (err error) {
 		}
 	}
 	dst := c.spare[:0]
-	if most := len(c.raw) + len(c.raw)/64 + 1024; cap(dst) < most {
+	if most := packedMax(len(c.raw)); cap(dst) < most {
+		if cap(c.raw) == rawSize {
+			most = packedMax(rawSize) // so that any other chunk has room there too
+		}
 		dst = make([]byte, 0, most)
 	}
 	if dst, err = (*comp).compress(dst, c.raw); err != nil {
