@@ -96,7 +96,8 @@ func TestUnchangedBuildWritesNothing(t *testing.T) {
 			if ran := second.executed(); len(ran) > 0 {
 				t.Errorf("ran again: %q", ran)
 			}
-			if diff := cmp.Diff(first.executed(), second.cached()); diff != "" {
+			// A step that platforms share has the name of one of them.
+			if diff := cmp.Diff(withoutPlatforms(first.executed()), withoutPlatforms(second.cached())); diff != "" {
 				t.Errorf("steps that ran, and that were cached (-want +got):\n%s", diff)
 			}
 			for _, c := range changes(before, snapshotOf(t, s.root)) {
@@ -105,6 +106,15 @@ func TestUnchangedBuildWritesNothing(t *testing.T) {
 			s.verify()
 		})
 	}
+}
+
+// withoutPlatforms drops the platforms from names of steps.
+func withoutPlatforms(names []string) []string {
+	for i, name := range names {
+		names[i] = strings.NewReplacer("linux/amd64 ", "", "linux/arm64 ", "").Replace(name)
+	}
+	slices.Sort(names)
+	return names
 }
 
 // What is run after a change is what depends on the change, and nothing else.
