@@ -21,6 +21,7 @@ type Vertex struct {
 	Op     *pb.Op
 	Inputs []Edge
 	Name   string // for people
+	named  bool   // by a definition
 
 	// IgnoreCache asks to run the operation even when a result is known.
 	IgnoreCache bool
@@ -139,8 +140,10 @@ func (l *loader) vertex(dgst digest.Digest) (*Vertex, error) {
 // describe adds what the definition says about a vertex beside its operation.
 func (l *loader) describe(v *Vertex) {
 	if md := l.def.Metadata[string(v.Digest)]; md != nil {
-		if n := md.Description["llb.customname"]; n != "" {
-			v.Name = n
+		// What platforms share has a name of each; the order in which they
+		// come must not matter.
+		if n := md.Description["llb.customname"]; n != "" && (!v.named || n < v.Name) {
+			v.Name, v.named = n, true
 		}
 		v.IgnoreCache = v.IgnoreCache || md.IgnoreCache
 		v.Group = md.ProgressGroup
