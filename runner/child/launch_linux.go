@@ -146,6 +146,7 @@ func (s *step) rights(p *Plan) {
 		}
 	}
 	s.user(q)
+	s.dispositions()
 	s.add("close descriptors", sysCloseRange, 3, 1<<32-1, closeRangeCloexec)
 	s.add("unblock signals", syscall.SYS_RT_SIGPROCMASK, 2, s.ref(unsafe.Pointer(&s.unmask)), 0, 8)
 	if q.NoNewPrivs {
@@ -157,6 +158,16 @@ func (s *step) rights(p *Plan) {
 	// Without no_new_privs a filter needs CAP_SYS_ADMIN.
 	s.filter(q)
 	s.capabilities(q)
+}
+
+// dispositions gives every signal its default: what bk was told to ignore by
+// those who started it would else be ignored by the step too.
+func (s *step) dispositions() {
+	const signals, actionSize = 64, 64
+	byDefault := s.ref(unsafe.Pointer(&[actionSize]byte{}))
+	for n := uintptr(1); n <= signals; n++ {
+		s.add("", syscall.SYS_RT_SIGACTION, n, byDefault, 0, 8)
+	}
 }
 
 // user switches ids and keeps all capabilities for now.
