@@ -70,16 +70,26 @@ func (o *output) checkWritable(e *env) error {
 	return checkDir(filepath.Dir(o.dest))
 }
 
-// checkLayout makes sure that an image is not put among other files.
+// checkLayout makes sure that an image is not put among other files. A layout
+// that another process is making, or did not finish, is none.
 func (o *output) checkLayout() error {
 	list, err := os.ReadDir(o.dest)
-	if !o.dir || err != nil || len(list) == 0 {
+	if !o.dir || err != nil || !slices.ContainsFunc(list, isForeign) {
 		return nil
 	}
 	if _, err := layout.Open(o.dest); err != nil {
 		return fmt.Errorf("%s has other files in it and is not an OCI layout: %w", o.dest, err)
 	}
 	return nil
+}
+
+// isForeign reports whether a file is not of an OCI layout or of checkDir.
+func isForeign(e fs.DirEntry) bool {
+	switch e.Name() {
+	case "oci-layout", "index.json", "index.json.lock", "blobs", "tmp":
+		return false
+	}
+	return !strings.HasPrefix(e.Name(), ".bk-")
 }
 
 // checkParents checks dir, or the closest parent that exists.

@@ -131,7 +131,7 @@ func TestManyFiles(t *testing.T) {
 	if changed := s.build("-q", "-t", "app"); changed.stdout == cold.stdout {
 		t.Error("a changed file gave the same image")
 	}
-	tree := s.path("tree.tar")
+	tree := filepath.Join(filepath.Dir(s.root), "tree.tar")
 	s.build("-o", "type=tar,dest="+tree)
 	list := program(t, "tar", "-tf", tree)
 	if n := strings.Count(list, "\n") - strings.Count(list, "/\n"); n != files+1 {
