@@ -291,6 +291,9 @@ func (l *Layer) unpackBlob(ctx context.Context, dir string, b layout.LayerBlob, 
 		in = io.TeeReader(r, tee)
 	}
 	u, err := layer.Unpack(ctx, in, dir, opts)
+	if errors.Is(err, layer.ErrInvalid) {
+		err = fmt.Errorf("%w: the image that it is from is damaged", err)
+	}
 	if err != nil {
 		return layer.Applied{}, fmt.Errorf("unpack layer %s: %w", b.Descriptor.Digest, err)
 	}
