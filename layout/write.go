@@ -16,7 +16,7 @@ import (
 // is not safe for concurrent use.
 type BlobWriter struct {
 	dir  *Dir
-	file *os.File // nil when committed or closed
+	file *os.File  // nil when committed or closed
 	hash hash.Hash // nil when the caller hashes
 	size int64
 	err  error
