@@ -274,7 +274,7 @@ func merge(out io.WriteSeeker, old *index, fresh iter.Seq[dirRecords], today uin
 	if w.room < 0 {
 		return errTooMany
 	}
-	w.out.Write(make([]byte, headerSize))
+	_, _ = w.out.Write(make([]byte, headerSize)) // its errors come with Flush
 	if old == nil {
 		old = &index{}
 	}
@@ -366,7 +366,7 @@ func (w *indexWriter) block(path string) {
 	}
 	for _, b := range [...][]byte{append(head, path...), w.files, w.names} {
 		w.sum = crc32.Update(w.sum, w.table, b)
-		w.out.Write(b)
+		_, _ = w.out.Write(b)
 	}
 }
 
