@@ -45,10 +45,20 @@ type Options struct {
 	// Htpasswd is a file of users with bcrypt passwords; with it, every
 	// request needs basic authentication.
 	Htpasswd string
+	// Token makes every request need a token of this server.
+	Token *Token
 	// CertFile and KeyFile are PEM files; with both, the registry speaks TLS.
 	CertFile, KeyFile string
 	// ReadOnly refuses pushes and deletes.
 	ReadOnly bool
+}
+
+// Token says whose tokens a registry takes; hack/tokens is such a server.
+type Token struct {
+	Realm    string // URL that clients are sent to
+	Service  string // what the tokens must be for
+	Issuer   string // who must have issued them
+	CertFile string // PEM file of the certificates that tokens are signed with
 }
 
 // A Server is a running registry.
@@ -150,6 +160,9 @@ http:
 `, filepath.Join(dir, "data"), o.ReadOnly)
 	if o.Htpasswd != "" {
 		fmt.Fprintf(&b, "auth: {htpasswd: {realm: test, path: %q}}\n", o.Htpasswd)
+	}
+	if t := o.Token; t != nil {
+		fmt.Fprintf(&b, "auth: {token: {realm: %q, service: %q, issuer: %q, rootcertbundle: %q}}\n", t.Realm, t.Service, t.Issuer, t.CertFile)
 	}
 	return b.String()
 }
