@@ -18,9 +18,11 @@ type BlobReader struct {
 	dir  *Dir
 	desc ocispec.Descriptor
 	file *os.File
-	hash hash.Hash
-	off  int64
-	err  error // what Read returns from now on
+	hash hash.Hash // of the first hashed bytes
+	off  int64     // of the next byte
+	// hashed lags behind off after a seek forward, which gives verification up.
+	hashed int64
+	err    error // what Read returns from now on
 }
 
 // OpenBlob opens the blob that desc names. A missing blob, and one of another
@@ -52,8 +54,12 @@ func (r *BlobReader) Read(p []byte) (int, error) {
 		return 0, r.err
 	}
 	n, err := r.file.Read(p)
-	r.hash.Write(p[:n])
-	r.off += int64(n)
+	end := r.off + int64(n)
+	if r.off <= r.hashed && end > r.hashed {
+		r.hash.Write(p[r.hashed-r.off : n])
+		r.hashed = end
+	}
+	r.off = end
 	if r.off > r.desc.Size {
 		err = r.corrupt(fmt.Sprintf("has more than %d bytes", r.desc.Size))
 	} else if err == io.EOF {
@@ -67,6 +73,9 @@ func (r *BlobReader) Read(p []byte) (int, error) {
 func (r *BlobReader) end() error {
 	if r.off < r.desc.Size {
 		return r.corrupt(fmt.Sprintf("has %d bytes, want %d", r.off, r.desc.Size))
+	}
+	if r.hashed < r.off {
+		return io.EOF
 	}
 	if got := digest.NewDigest(r.desc.Digest.Algorithm(), r.hash); got != r.desc.Digest {
 		return r.corrupt("has content of digest " + got.String())
@@ -82,6 +91,23 @@ func (r *BlobReader) corrupt(reason string) error {
 		r.dir.quarantine(r.desc.Digest)
 	}
 	return &CorruptError{Digest: r.desc.Digest, Reason: reason}
+}
+
+// Seek goes to an offset from the start (io.SeekStart, no other). Bytes that were
+// read before are not hashed twice; after a seek beyond them the end is checked
+// by size only.
+func (r *BlobReader) Seek(off int64, whence int) (int64, error) {
+	if whence != io.SeekStart || off < 0 || off > r.desc.Size {
+		return 0, fmt.Errorf("seek to %d (from %d) in blob %s of %d bytes", off, whence, r.desc.Digest, r.desc.Size)
+	}
+	if _, err := r.file.Seek(off, io.SeekStart); err != nil {
+		return 0, err
+	}
+	r.off = off
+	if r.err == io.EOF {
+		r.err = nil
+	}
+	return off, r.err
 }
 
 // ReadAt reads at any offset and does not verify.

@@ -35,7 +35,7 @@ type closure struct {
 // add appends desc after what it refers to.
 func (c *closure) add(desc ocispec.Descriptor, depth int) error {
 	if old, ok := c.seen[desc.Digest]; ok {
-		return sameBlob(old, desc)
+		return SameBlob(old, desc)
 	}
 	if depth > maxNesting || len(c.seen) > maxClosure {
 		return fmt.Errorf("%s: more than %d nested or %d documents", desc.Digest, maxNesting, maxClosure)
@@ -54,9 +54,9 @@ func (c *closure) add(desc ocispec.Descriptor, depth int) error {
 	return nil
 }
 
-// sameBlob refuses two descriptors of one digest that say different things: a
+// SameBlob refuses two descriptors of one digest that say different things: a
 // size that is wrong, or one document as manifest and as index.
-func sameBlob(a, b ocispec.Descriptor) error {
+func SameBlob(a, b ocispec.Descriptor) error {
 	document := func(d ocispec.Descriptor) bool { return IsIndex(d.MediaType) || IsManifest(d.MediaType) }
 	if a.Size != b.Size || (document(a) || document(b)) && a.MediaType != b.MediaType {
 		return fmt.Errorf("%w: blob %s is %q of %d bytes and %q of %d bytes",

@@ -42,6 +42,9 @@ func flock(f *os.File) error {
 	}
 }
 
+// tryLock takes the exclusive lock when nobody has it; it goes with the file.
+func tryLock(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) }
+
 // sameFile says whether path leads to the open file f.
 func sameFile(f *os.File, path string) bool {
 	a, err := f.Stat()

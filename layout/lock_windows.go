@@ -22,3 +22,20 @@ func (d *Dir) lockIndex() (unlock func(), err error) {
 	}
 	return func() { f.Close() }, nil
 }
+
+// tryLock takes the exclusive lock when nobody has it; it goes with the file.
+// The locked byte is far behind any content, which others may still read.
+func tryLock(f *os.File) error {
+	const flags = windows.LOCKFILE_EXCLUSIVE_LOCK | windows.LOCKFILE_FAIL_IMMEDIATELY
+	return windows.LockFileEx(windows.Handle(f.Fd()), flags, 0, 1, 0, &windows.Overlapped{OffsetHigh: 1 << 30})
+}
+
+// sameFile says whether path leads to the open file f.
+func sameFile(f *os.File, path string) bool {
+	a, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	b, err := os.Lstat(path)
+	return err == nil && os.SameFile(a, b)
+}

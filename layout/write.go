@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -20,6 +21,9 @@ type BlobWriter struct {
 	hash hash.Hash // nil when the caller hashes
 	size int64
 	err  error
+	// partial leaves the bytes for the next writer when they are not committed;
+	// see ResumeBlob.
+	partial bool
 }
 
 // NewBlob starts a blob. The caller ends with Commit, and closes in any case.
@@ -79,6 +83,7 @@ func (w *BlobWriter) Commit(expected digest.Digest, size int64) (digest.Digest, 
 		return "", 0, fmt.Errorf("commit blob: %w", err)
 	}
 	if expected != "" && got != expected {
+		w.partial = false // of no use to anybody
 		return "", 0, fmt.Errorf("commit blob %s: content has digest %s", expected, got)
 	}
 	if err := w.finish(got); err != nil {
@@ -110,9 +115,14 @@ func (w *BlobWriter) digest(expected digest.Digest) (digest.Digest, error) {
 // is there: that one may be torn.
 func (w *BlobWriter) finish(dg digest.Digest) error {
 	name := w.file.Name()
-	err := errors.Join(w.file.Chmod(filePerm), w.file.Close())
+	early := w.partial && runtime.GOOS != "windows" // while the lock keeps others away
+	err := w.file.Chmod(filePerm)
+	if early && err == nil {
+		err = w.dir.rename(name, dg)
+	}
+	err = errors.Join(err, w.file.Close())
 	w.file = nil
-	if err == nil {
+	if !early && err == nil {
 		err = w.dir.rename(name, dg)
 	}
 	if err != nil {
@@ -121,12 +131,17 @@ func (w *BlobWriter) finish(dg digest.Digest) error {
 	return err
 }
 
-// Close gives the blob up when it was not committed. It may be called twice.
+// Close gives the blob up when it was not committed, or leaves it to the next
+// ResumeBlob. It may be called twice.
 func (w *BlobWriter) Close() error {
 	if w.file == nil {
 		return nil
 	}
-	err := errors.Join(w.file.Close(), os.Remove(w.file.Name()))
+	var gone error
+	if !w.partial || w.size < minPartial {
+		gone = os.Remove(w.file.Name())
+	}
+	err := errors.Join(w.file.Close(), gone)
 	w.file = nil
 	return err
 }

@@ -42,7 +42,9 @@ type Reader interface {
 // Writer is a place that content is written to. It is safe for concurrent use.
 // Content is complete and verified before it is there under its digest.
 type Writer interface {
-	// Has says whether the content of a descriptor is there.
+	// Has says whether the content of a descriptor is there; of a manifest or an
+	// index, whether all that it consists of is there too, as far as the place
+	// makes sure of that.
 	Has(ctx context.Context, desc ocispec.Descriptor) (bool, error)
 	// PutBlob stores a blob. r gives all of it and verifies, as that of
 	// Reader.Open does; when it is an io.Seeker, a writer may use it to begin
