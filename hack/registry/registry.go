@@ -31,7 +31,7 @@ func StartWith(t testing.TB, o Options) string {
 	t.Helper()
 	s, err := Run(t.TempDir(), o)
 	if err != nil {
-		if errors.As(err, &notBuiltError{}) {
+		if errors.As(err, &notBuiltError{}) || errors.As(err, &notInstalledError{}) {
 			t.Skip(err)
 		}
 		t.Fatal(err)
@@ -42,6 +42,9 @@ func StartWith(t testing.TB, o Options) string {
 
 // Options configures a registry. The zero value is plain HTTP for everybody.
 type Options struct {
+	// Program is another server that reads the same configuration, such as
+	// Debian's docker-registry. Empty: the pinned one.
+	Program string
 	// Htpasswd is a file of users with bcrypt passwords; with it, every
 	// request needs basic authentication.
 	Htpasswd string
@@ -74,10 +77,16 @@ func (e notBuiltError) Error() string {
 	return fmt.Sprintf("no test registry at %s: run hack/tool registry", e.path)
 }
 
+type notInstalledError struct{ name string }
+
+func (e notInstalledError) Error() string {
+	return fmt.Sprintf("no test registry %s: run hack/deps", e.name)
+}
+
 // Run starts a registry with its configuration and storage in dir. It is Start
 // for programs that are not tests.
 func Run(dir string, o Options) (*Server, error) {
-	exe, err := program()
+	exe, err := program(o.Program)
 	if err != nil {
 		return nil, err
 	}
@@ -167,8 +176,16 @@ http:
 	return b.String()
 }
 
-// program finds the pinned server from any directory of the module.
-func program() (string, error) {
+// program finds a server: one of the system, or the pinned one from any
+// directory of the module.
+func program(name string) (string, error) {
+	if name != "" {
+		exe, err := exec.LookPath(name)
+		if err != nil {
+			return "", notInstalledError{name}
+		}
+		return exe, nil
+	}
 	dir, err := os.Getwd()
 	if err != nil {
 		return "", err

@@ -23,4 +23,9 @@ func TestStart(t *testing.T) {
 	if got := get(StartWith(t, Options{Htpasswd: passwords})); got != http.StatusUnauthorized {
 		t.Errorf("GET /v2/ without password = %d, want 401", got)
 	}
+	t.Run("debian", func(t *testing.T) {
+		if got := get(StartWith(t, Options{Program: "docker-registry"})); got != http.StatusOK {
+			t.Errorf("GET /v2/ of Debian's server = %d, want 200", got)
+		}
+	})
 }
