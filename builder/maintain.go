@@ -41,6 +41,20 @@ func DiskUsage(root string) ([]Usage, error) {
 	return m.list()
 }
 
+// Hold keeps the collector away from the store at root, which is made when it is
+// not there, until release is called: what is being brought into it is not yet
+// reachable by a name.
+func Hold(root string) (release func() error, err error) {
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return nil, fmt.Errorf("create the store: %w", err)
+	}
+	lock, err := openLock(root)
+	if err != nil {
+		return nil, fmt.Errorf("lock the store: %w", err)
+	}
+	return lock.Close, nil
+}
+
 // PruneOptions says what to remove. The zero value removes all that no tagged
 // image needs.
 type PruneOptions struct {
