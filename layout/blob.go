@@ -3,7 +3,6 @@ package layout
 import (
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"os"
 	"path/filepath"
@@ -12,17 +11,12 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// BlobReader reads one blob. Read verifies: instead of io.EOF it returns a
-// [CorruptError] when the bytes were not those of the descriptor.
+// BlobReader reads one blob, as [VerifyReader] does. A blob of a layout of ours
+// that turns out to be corrupt is moved out of the way.
 type BlobReader struct {
+	*VerifyReader
 	dir  *Dir
-	desc ocispec.Descriptor
 	file *os.File
-	hash hash.Hash // of the first hashed bytes
-	off  int64     // of the next byte
-	// hashed lags behind off after a seek forward, which gives verification up.
-	hashed int64
-	err    error // what Read returns from now on
 }
 
 // OpenBlob opens the blob that desc names. A missing blob, and one of another
@@ -37,7 +31,7 @@ func (d *Dir) OpenBlob(desc ocispec.Descriptor) (*BlobReader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open blob %s: %w", desc.Digest, notExist(err))
 	}
-	r := &BlobReader{dir: d, desc: desc, file: f, hash: desc.Digest.Algorithm().Hash()}
+	r := &BlobReader{VerifyReader: verifyReader(f, desc), dir: d, file: f}
 	if fi.Size() != desc.Size {
 		f.Close()
 		return nil, r.corrupt(fmt.Sprintf("has %d bytes, want %d", fi.Size(), desc.Size))
@@ -45,76 +39,34 @@ func (d *Dir) OpenBlob(desc ocispec.Descriptor) (*BlobReader, error) {
 	return r, nil
 }
 
-// Size returns the blob's size in bytes.
-func (r *BlobReader) Size() int64 { return r.desc.Size }
-
 // Read reads on, and verifies the whole blob when it comes to its end.
 func (r *BlobReader) Read(p []byte) (int, error) {
-	if r.err != nil {
-		return 0, r.err
+	n, err := r.VerifyReader.Read(p)
+	if err != nil && err != io.EOF {
+		r.quarantine(err)
 	}
-	n, err := r.file.Read(p)
-	end := r.off + int64(n)
-	if r.off <= r.hashed && end > r.hashed {
-		r.hash.Write(p[r.hashed-r.off : n])
-		r.hashed = end
-	}
-	r.off = end
-	if r.off > r.desc.Size {
-		err = r.corrupt(fmt.Sprintf("has more than %d bytes", r.desc.Size))
-	} else if err == io.EOF {
-		err = r.end()
-	}
-	r.err = err
 	return n, err
 }
 
-// end is the outcome of a read to the end of the file.
-func (r *BlobReader) end() error {
-	if r.off < r.desc.Size {
-		return r.corrupt(fmt.Sprintf("has %d bytes, want %d", r.off, r.desc.Size))
-	}
-	if r.hashed < r.off {
-		return io.EOF
-	}
-	if got := digest.NewDigest(r.desc.Digest.Algorithm(), r.hash); got != r.desc.Digest {
-		return r.corrupt("has content of digest " + got.String())
-	}
-	return io.EOF
+// corrupt returns the error for a blob that is not what it should be.
+func (r *BlobReader) corrupt(reason string) error {
+	err := r.VerifyReader.corrupt(reason)
+	r.quarantine(err)
+	return err
 }
 
-// corrupt returns the error for a blob that is not what it should be. In a
-// layout of ours a file whose digest is wrong is also moved out of the way. A
-// wrong size alone proves nothing: the descriptor may be what is wrong.
-func (r *BlobReader) corrupt(reason string) error {
-	if r.dir.owned {
+// quarantine moves a corrupt file out of the way, in a layout of ours and when
+// its digest is wrong. A wrong size alone proves nothing: the descriptor may be
+// what is wrong.
+func (r *BlobReader) quarantine(err error) {
+	var corrupt *CorruptError
+	if r.dir.owned && errors.As(err, &corrupt) {
 		r.dir.quarantine(r.desc.Digest)
 	}
-	return &CorruptError{Digest: r.desc.Digest, Reason: reason}
-}
-
-// Seek goes to an offset from the start (io.SeekStart, no other). Bytes that were
-// read before are not hashed twice; after a seek beyond them the end is checked
-// by size only.
-func (r *BlobReader) Seek(off int64, whence int) (int64, error) {
-	if whence != io.SeekStart || off < 0 || off > r.desc.Size {
-		return 0, fmt.Errorf("seek to %d (from %d) in blob %s of %d bytes", off, whence, r.desc.Digest, r.desc.Size)
-	}
-	if _, err := r.file.Seek(off, io.SeekStart); err != nil {
-		return 0, err
-	}
-	r.off = off
-	if r.err == io.EOF {
-		r.err = nil
-	}
-	return off, r.err
 }
 
 // ReadAt reads at any offset and does not verify.
 func (r *BlobReader) ReadAt(p []byte, off int64) (int, error) { return r.file.ReadAt(p, off) }
-
-// Close closes the file. It does not say whether the blob was read to its end.
-func (r *BlobReader) Close() error { return r.file.Close() }
 
 // ReadBlob returns the verified bytes of a blob of at most max bytes. It is for
 // documents; layers are read with OpenBlob.

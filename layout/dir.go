@@ -70,12 +70,17 @@ func Create(path string) (*Dir, error) {
 // Path returns the layout's directory as it was given to Open or Create.
 func (d *Dir) Path() string { return d.path }
 
-// checkHeader reads oci-layout: the version must be 1.x.
+// checkHeader reads oci-layout.
 func (d *Dir) checkHeader() error {
 	b, err := readRegular(filepath.Join(d.path, ocispec.ImageLayoutFile), 4096)
 	if err != nil {
 		return err
 	}
+	return CheckHeader(b)
+}
+
+// CheckHeader checks the content of an oci-layout file: the version must be 1.x.
+func CheckHeader(b []byte) error {
 	var header ocispec.ImageLayout
 	if err := json.Unmarshal(b, &header); err != nil {
 		return fmt.Errorf("parse %s: %w", ocispec.ImageLayoutFile, err)

@@ -97,7 +97,7 @@ func parseIndex(mediaType string, b []byte) (index ocispec.Index, err error) {
 
 // parseShape checks what manifests and indexes have in common.
 func parseShape(mediaType string, b []byte) (s shape, err error) {
-	if err := checkJSON(b); err != nil {
+	if err := CheckJSON(b, knownFields...); err != nil {
 		return s, err
 	}
 	if err := json.Unmarshal(b, &s); err != nil {
@@ -172,27 +172,34 @@ func CheckDescriptor(desc ocispec.Descriptor) error {
 var knownFields = strings.Fields("schemaVersion mediaType artifactType config layers manifests subject " +
 	"annotations digest size urls data platform architecture os variant fsLayers")
 
-// checkJSON refuses JSON that parsers disagree about: duplicate names, names
-// that differ from another or from a known one by case only, data after the
-// value, invalid UTF-8, deep nesting.
-func checkJSON(b []byte) error {
+// CheckJSON refuses JSON that parsers disagree about: duplicate names, data
+// after the value, invalid UTF-8, deep nesting. When the fields are given that
+// readers of the document know, names that differ from them or from each other
+// by case only are refused too, but for annotations.
+func CheckJSON(b []byte, fields ...string) error {
 	if !utf8.Valid(b) {
 		return fmt.Errorf("%w: invalid UTF-8", errConfusion)
 	}
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.UseNumber()
-	if err := checkValue(dec, 0, true); err != nil {
+	c := jsonChecker{dec: json.NewDecoder(bytes.NewReader(b)), fields: fields}
+	c.dec.UseNumber()
+	if err := c.value(0, len(fields) > 0); err != nil {
 		return err
 	}
-	if _, err := dec.Token(); err != io.EOF {
+	if _, err := c.dec.Token(); err != io.EOF {
 		return fmt.Errorf("%w: data after the end", errConfusion)
 	}
 	return nil
 }
 
-// checkValue reads one value. In a map of annotations any name goes.
-func checkValue(dec *json.Decoder, depth int, fields bool) error {
-	tok, err := dec.Token()
+type jsonChecker struct {
+	dec    *json.Decoder
+	fields []string
+}
+
+// value checks one value. Where names are not those of fields, as in a map of
+// annotations, any goes.
+func (c *jsonChecker) value(depth int, fields bool) error {
+	tok, err := c.dec.Token()
 	if err != nil {
 		return unexpectedEOF(err)
 	}
@@ -201,26 +208,26 @@ func checkValue(dec *json.Decoder, depth int, fields bool) error {
 	}
 	switch tok {
 	case json.Delim('['):
-		for dec.More() {
-			if err := checkValue(dec, depth+1, fields); err != nil {
+		for c.dec.More() {
+			if err := c.value(depth+1, fields); err != nil {
 				return err
 			}
 		}
 	case json.Delim('{'):
-		if err := checkObject(dec, depth, fields); err != nil {
+		if err := c.object(depth, fields); err != nil {
 			return err
 		}
 	default:
 		return nil
 	}
-	_, err = dec.Token() // the closing delimiter
+	_, err = c.dec.Token() // the closing delimiter
 	return unexpectedEOF(err)
 }
 
-func checkObject(dec *json.Decoder, depth int, fields bool) error {
+func (c *jsonChecker) object(depth int, fields bool) error {
 	seen := map[string]bool{}
-	for dec.More() {
-		tok, err := dec.Token()
+	for c.dec.More() {
+		tok, err := c.dec.Token()
 		if err != nil {
 			return unexpectedEOF(err)
 		}
@@ -233,10 +240,10 @@ func checkObject(dec *json.Decoder, depth int, fields bool) error {
 			return fmt.Errorf("%w: the name %q is there twice", errConfusion, name)
 		}
 		seen[key] = true
-		if fields && misspelt(name) {
+		if fields && c.misspelt(name) {
 			return fmt.Errorf("%w: the name %q differs from a known one by case", errConfusion, name)
 		}
-		if err := checkValue(dec, depth+1, fields && name != "annotations"); err != nil {
+		if err := c.value(depth+1, fields && name != "annotations"); err != nil {
 			return err
 		}
 	}
@@ -244,8 +251,8 @@ func checkObject(dec *json.Decoder, depth int, fields bool) error {
 }
 
 // misspelt says whether name is a known field in other case.
-func misspelt(name string) bool {
-	for _, known := range knownFields {
+func (c *jsonChecker) misspelt(name string) bool {
+	for _, known := range c.fields {
 		if name != known && strings.EqualFold(name, known) {
 			return true
 		}

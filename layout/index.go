@@ -200,9 +200,9 @@ func (d *Dir) Resolve(ref string) (ocispec.Descriptor, error) {
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	desc, err := pick(index.Manifests, ref)
+	desc, err := Find(index.Manifests, ref)
 	if err != nil {
-		if dg, ok := refDigest(ref); ok && errors.Is(err, fs.ErrNotExist) {
+		if dg, ok := RefDigest(ref); ok && errors.Is(err, fs.ErrNotExist) {
 			return d.describe(dg)
 		}
 		return ocispec.Descriptor{}, fmt.Errorf("resolve %q in OCI layout %s: %w", ref, d.path, err)
@@ -210,8 +210,10 @@ func (d *Dir) Resolve(ref string) (ocispec.Descriptor, error) {
 	return desc, nil
 }
 
-// pick selects the one entry that ref means.
-func pick(entries []ocispec.Descriptor, ref string) (ocispec.Descriptor, error) {
+// Find selects the entry of index.json that ref means: a full name, a tag or a
+// digest, as for [Dir.Resolve]; an empty ref means the only image. Not found is
+// an error that satisfies fs.ErrNotExist.
+func Find(entries []ocispec.Descriptor, ref string) (ocispec.Descriptor, error) {
 	hit := entries
 	if ref != "" {
 		hit = matching(entries, ref)
@@ -231,7 +233,7 @@ func pick(entries []ocispec.Descriptor, ref string) (ocispec.Descriptor, error) 
 // any: full name, normalised full name, tag, digest.
 func matching(entries []ocispec.Descriptor, ref string) []ocispec.Descriptor {
 	full := NormalizeName(ref)
-	dg, _ := refDigest(ref)
+	dg, _ := RefDigest(ref)
 	rules := []func(ocispec.Descriptor) bool{
 		func(e ocispec.Descriptor) bool { return e.Annotations[AnnotationImageName] == ref },
 		func(e ocispec.Descriptor) bool { return e.Annotations[ocispec.AnnotationRefName] == ref },
@@ -252,8 +254,8 @@ func matching(entries []ocispec.Descriptor, ref string) []ocispec.Descriptor {
 	return nil
 }
 
-// refDigest returns the digest of "sha256:..." and "NAME@sha256:...".
-func refDigest(ref string) (digest.Digest, bool) {
+// RefDigest returns the digest of "sha256:..." and "NAME@sha256:...".
+func RefDigest(ref string) (digest.Digest, bool) {
 	if i := strings.LastIndex(ref, "@"); i >= 0 {
 		ref = ref[i+1:]
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -176,64 +175,14 @@ func (d *Dir) Tags(context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var tags []string
-	for _, e := range index.Manifests {
-		name := e.Annotations[layout.AnnotationImageName]
-		if name == "" {
-			name = e.Annotations[ocispec.AnnotationRefName]
-		}
-		if name != "" {
-			tags = append(tags, name)
-		}
-	}
-	slices.Sort(tags)
-	return slices.Compact(tags), nil
+	return IndexNames(index.Manifests), nil
 }
 
-// Referrers implements Lister: the manifests in index.json, and in the indexes
-// of the fallback tag scheme, whose subject is the given one. Entries that
-// cannot be read are passed over.
+// Referrers implements Lister; see [IndexReferrers].
 func (d *Dir) Referrers(_ context.Context, subject digest.Digest) ([]ocispec.Descriptor, error) {
 	index, err := d.layout.Index()
 	if err != nil {
 		return nil, err
 	}
-	fallback := fallbackTag(subject)
-	var found []ocispec.Descriptor
-	for _, e := range index.Manifests {
-		entries := []ocispec.Descriptor{e}
-		if layout.IsIndex(e.MediaType) && strings.HasSuffix(e.Annotations[ocispec.AnnotationRefName], fallback) {
-			entries = d.entries(e)
-		}
-		for _, e := range entries {
-			if r, ok := d.referrer(e, subject); ok && !containsDigest(found, r.Digest) {
-				found = append(found, r)
-			}
-		}
-	}
-	return found, nil
-}
-
-func (d *Dir) entries(desc ocispec.Descriptor) []ocispec.Descriptor {
-	list, err := layout.Children(desc, d.layout.ReadBlob)
-	if err != nil {
-		return nil
-	}
-	return list
-}
-
-// referrer describes a manifest if it is about subject.
-func (d *Dir) referrer(desc ocispec.Descriptor, subject digest.Digest) (ocispec.Descriptor, bool) {
-	if !layout.IsManifest(desc.MediaType) && !layout.IsIndex(desc.MediaType) {
-		return desc, false
-	}
-	b, err := d.layout.ReadBlob(desc, layout.MaxManifest)
-	if err != nil {
-		return desc, false
-	}
-	return describeReferrer(desc, b, subject)
-}
-
-func containsDigest(list []ocispec.Descriptor, dg digest.Digest) bool {
-	return slices.ContainsFunc(list, func(d ocispec.Descriptor) bool { return d.Digest == dg })
+	return IndexReferrers(index.Manifests, d.layout.ReadBlob, subject), nil
 }
