@@ -25,7 +25,8 @@ const maxWindow = 128 << 20
 // sizes of all blobs, that layers are tars of the compression that their media
 // type says and have the diffIDs of the configuration, that rootfs and history
 // account for every layer, and that the platform in the index is the
-// configuration's. All problems are reported, joined.
+// configuration's. A layer that is not distributed may be missing. All problems
+// are reported, joined.
 func Validate(ctx context.Context, d *Dir, desc ocispec.Descriptor) error {
 	v := validator{ctx: ctx, dir: d, done: map[digest.Digest]digest.Digest{}}
 	blobs, err := d.Closure(desc)
@@ -36,9 +37,12 @@ func Validate(ctx context.Context, d *Dir, desc ocispec.Descriptor) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if IsManifest(blob.MediaType) {
+		switch {
+		case IsManifest(blob.MediaType):
 			err = v.manifest(blob)
-		} else {
+		case elsewhere(d, blob):
+			continue
+		default:
 			err = v.blob(blob)
 		}
 		if err != nil {
@@ -53,6 +57,11 @@ type validator struct {
 	dir  *Dir
 	done map[digest.Digest]digest.Digest // layer -> diffID
 	errs []error
+}
+
+// elsewhere says whether a layer is not here because it is not distributed.
+func elsewhere(d *Dir, desc ocispec.Descriptor) bool {
+	return IsForeign(desc.MediaType) && len(desc.URLs) > 0 && !d.Has(desc.Digest)
 }
 
 // blob reads a blob to its end; of a layer it notes the diffID.

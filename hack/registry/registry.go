@@ -166,6 +166,9 @@ http:
   maintenance:
     uploadpurging: {enabled: false}
     readonly: {enabled: %v}
+validation:
+  manifests:
+    urls: {allow: ["^https://"]}
 `, filepath.Join(dir, "data"), o.ReadOnly)
 	if o.Htpasswd != "" {
 		fmt.Fprintf(&b, "auth: {htpasswd: {realm: test, path: %q}}\n", o.Htpasswd)
