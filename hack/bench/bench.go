@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"time"
+
+	"bk.build/bk/hack/registry"
 )
 
 // A bench holds what all runs share, and what they measured.
@@ -19,6 +21,7 @@ type bench struct {
 	work      string // the volumes' sparse files and mount points
 	shared    *volume
 	registry  *bases
+	other     *registry.Server // to copy to
 	scenarios []*scenario
 	builders  []builder
 	emulator  *emulator
@@ -60,7 +63,14 @@ func newBench(ctx context.Context, f *flags, work string) (_ *bench, err error) 
 	if b.shared, err = newVolume(ctx, work, "shared"); err != nil {
 		return nil, err
 	}
-	b.registry, err = startBases(ctx, f, filepath.Join(b.shared.dir, "registry"))
+	if b.registry, err = startBases(ctx, f, filepath.Join(b.shared.dir, "registry")); err != nil {
+		return nil, err
+	}
+	other := filepath.Join(b.shared.dir, "other")
+	if err := os.Mkdir(other, 0o755); err != nil {
+		return nil, err
+	}
+	b.other, err = registry.Run(other, registry.Options{})
 	return b, err
 }
 
@@ -68,6 +78,9 @@ func (b *bench) close() {
 	b.emulator.unregister()
 	if b.registry != nil {
 		b.registry.stop()
+	}
+	if b.other != nil {
+		b.other.Stop()
 	}
 	if b.shared != nil {
 		b.shared.close(b.keep)
@@ -154,7 +167,10 @@ func (b *bench) phases(ctx context.Context, s *scenario, with builder, dir strin
 	defer with.stop()
 	var before *output
 	for i, p := range s.phases {
-		after, err := b.phase(ctx, s, i, with, vol.dir, dir, before)
+		after, err := b.phase(ctx, i, with, &job{
+			scenario: s, context: dir, dest: filepath.Join(vol.dir, fmt.Sprintf("out%d", i)), vol: vol.dir,
+			registry: b.registry.addr(), other: b.other.Addr, repository: fmt.Sprintf("%s-%s-%d", s.name, with.name(), round),
+		}, before)
 		if err != nil {
 			return fmt.Errorf("round %d, %s: %w", round+1, p.name, err)
 		}
@@ -163,34 +179,56 @@ func (b *bench) phases(ctx context.Context, s *scenario, with builder, dir strin
 	return nil
 }
 
-// phase measures one build and checks what it wrote.
-func (b *bench) phase(ctx context.Context, s *scenario, i int, with builder, vol, dir string, before *output) (*output, error) {
-	p := s.phases[i]
+// phase measures one build or move and checks what it wrote.
+func (b *bench) phase(ctx context.Context, i int, with builder, j *job, before *output) (*output, error) {
+	s, p := j.scenario, j.phases[i]
 	if p.change != nil {
 		b.seed++
-		if err := p.change(dir, b.seed); err != nil {
+		if err := p.change(j.context, b.seed); err != nil {
 			return nil, err
 		}
 	}
-	j := &job{scenario: s, context: dir, dest: filepath.Join(vol, fmt.Sprintf("out%d", i)), vol: vol}
-	took, said, err := measure(ctx, with.commands(j), environment(vol), with.daemon())
+	if p.move != nil {
+		j.from, j.to = p.move(j)
+	}
+	took, said, err := measure(ctx, with.commands(j), environment(j.vol), with.daemon())
 	if b.verbose {
 		log.Print(said)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w\n%s", err, tail(said, 12))
 	}
-	after, err := readOutput(with.layout(j))
+	after, err := b.check(ctx, p, with, j, before)
 	if err != nil {
 		return nil, err
 	}
-	if err := after.check(s, p, before); err != nil {
-		return nil, err
+	if s.kind == pushes {
+		last, err := lastStep(said)
+		if err != nil {
+			return nil, err
+		}
+		took.wall = took.end.Sub(last)
 	}
 	r := b.result(s, p, with)
 	r.samples = append(r.samples, took)
 	log.Printf("%s, %s: %s %s", s.name, p.name, with.name(), took)
 	return after, nil
+}
+
+// check looks at what a build or a move has left.
+func (b *bench) check(ctx context.Context, p *phase, with builder, j *job, before *output) (*output, error) {
+	switch j.kind {
+	case moves:
+		return nil, b.moved(ctx, j.scenario, p, j)
+	case pushes:
+		_, err := b.digest(ctx, j.registry+"/"+j.repository)
+		return nil, err
+	}
+	after, err := readOutput(with.layout(j))
+	if err != nil {
+		return nil, err
+	}
+	return after, after.check(j.scenario, p, before)
 }
 
 func (b *bench) result(s *scenario, p *phase, with builder) *result {

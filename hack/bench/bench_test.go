@@ -126,6 +126,44 @@ func TestVerdict(t *testing.T) {
 	}
 }
 
+// The clock of a push starts when the last instruction has ended, not when a
+// source was read or the image is exported.
+func TestLastStep(t *testing.T) {
+	said := `{"vertexes":[{"name":"[internal] load build context","completed":"2026-01-01T00:00:09Z"}]}
+not JSON
+{"vertexes":[{"name":"[1/2] FROM busybox","completed":"2026-01-01T00:00:08Z"},{"name":"[2/2] COPY a /","started":"2026-01-01T00:00:01Z"}]}
+{"vertexes":[{"name":"[2/2] COPY a /","completed":"2026-01-01T00:00:03.5Z"}]}
+{"vertexes":[{"name":"exporting to image","completed":"2026-01-01T00:00:07Z"}]}
+`
+	got, err := lastStep(said)
+	if want := time.Date(2026, 1, 1, 0, 0, 3, 500_000_000, time.UTC); err != nil || !got.Equal(want) {
+		t.Errorf("got %s, %v; want %s", got, err, want)
+	}
+	if _, err := lastStep("{}\n"); err == nil {
+		t.Error("an output without steps has a last step")
+	}
+}
+
+// Who builds does not move, and the other way round; bk does both. Each is in the
+// tables of what it takes part in.
+func TestSections(t *testing.T) {
+	b := &bench{
+		flags:    &flags{},
+		builders: []builder{&bk{}, &buildkitd{}, &buildah{}, &kaniko{}, &mover{program: "crane"}},
+		scenarios: []*scenario{
+			{name: "b"}, {name: "k", kaniko: true}, {name: "m", kind: moves}, {name: "p", kind: pushes},
+		},
+	}
+	var got []string
+	for _, s := range b.sections() {
+		got = append(got, strings.Join(s.each(func(name string) string { return name }), " "))
+	}
+	want := []string{"bk buildkitd buildah kaniko", "bk crane", "bk buildkitd"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // Times keep three digits from milliseconds to minutes, so that ratios can be
 // checked from the table.
 func TestSeconds(t *testing.T) {

@@ -31,10 +31,13 @@ type builder interface {
 	needsHandler() bool   // the kernel must know how to run other platforms' programs
 }
 
-// A job is one build.
+// A job is one build, or one move.
 type job struct {
 	*scenario
 	context, dest, vol string
+	registry, other    string // addresses
+	repository         string // of this registry that nobody else uses
+	from, to           place  // of a move
 }
 
 func newBuilders(ctx context.Context, f *flags, work string) ([]builder, error) {
@@ -64,7 +67,7 @@ func newBuilders(ctx context.Context, f *flags, work string) ([]builder, error) 
 		}
 		all = append(all, k)
 	}
-	return all, nil
+	return append(all, movers(tools)...), nil
 }
 
 // said returns the first line that a command prints, for a version.
@@ -90,6 +93,14 @@ func (b *bk) needsHandler() bool                  { return false }
 func (b *bk) layout(j *job) string                { return j.dest }
 
 func (b *bk) commands(j *job) [][]string {
+	switch j.kind {
+	case moves:
+		return [][]string{{b.exe, "copy", "--root", filepath.Join(j.vol, "bk"), j.from.skopeo(), j.to.skopeo()}}
+	case pushes:
+		return [][]string{{
+			b.exe, "build", "--root", filepath.Join(j.vol, "bk"), "--progress=rawjson", "--push", "-t", j.registry + "/" + j.repository, j.context,
+		}}
+	}
 	args := []string{b.exe, "build", "--root", filepath.Join(j.vol, "bk"), "--progress=plain", "-o", ociOutput(j)}
 	if j.platforms != "" {
 		args = append(args, "--platform", j.platforms)
@@ -173,9 +184,13 @@ func (d *buildkitd) stop() {
 }
 
 func (d *buildkitd) commands(j *job) [][]string {
-	args := []string{filepath.Join(d.tools, "buildctl"), "--addr", d.addr, "build", "--progress=plain",
+	progress, output := "plain", ociOutput(j)
+	if j.kind == pushes {
+		progress, output = "rawjson", "type=image,push=true,registry.insecure=true,name="+j.registry+"/"+j.repository
+	}
+	args := []string{filepath.Join(d.tools, "buildctl"), "--addr", d.addr, "build", "--progress=" + progress,
 		"--frontend=dockerfile.v0", "--local", "context=" + j.context, "--local", "dockerfile=" + j.context,
-		"--output", ociOutput(j)}
+		"--output", output}
 	if j.platforms != "" {
 		args = append(args, "--opt", "platform="+j.platforms)
 	}

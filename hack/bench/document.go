@@ -42,6 +42,13 @@ Machine: %s. Date: %s.
 - CPU time is that of all processes, buildkitd's included, in steps of 10 ms
   there. Peak memory is that of the largest process; buildkitd's peak is reset
   before each build.
+- An image is moved from a registry to a layout, from there to the registry under
+  another name, to a second registry, and to another name in the first, where
+  nothing need be read; then the digest must be the same.
+- From the end of the last step until the image is pushed: a layer of 1 GB is
+  built and pushed to the registry. The clock starts when the builder's own
+  events say that the last instruction ended, and stops when the command ends.
+  CPU time and memory are those of the whole build.
 - "Fastest" is the fastest other builder that runs its steps in containers.
 
 ## Results

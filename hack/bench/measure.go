@@ -22,6 +22,7 @@ type sample struct {
 	wall time.Duration
 	cpu  time.Duration // user and system, of all processes
 	peak int64         // bytes resident, of the largest process
+	end  time.Time
 }
 
 func (s sample) String() string {
@@ -49,7 +50,8 @@ func measure(ctx context.Context, commands [][]string, env []string, daemon int)
 		}
 		s.peak = max(s.peak, peak)
 	}
-	s.wall = time.Since(start)
+	s.end = time.Now()
+	s.wall = s.end.Sub(start)
 	reap()
 	s.cpu = childrenCPU() + processCPU(daemon) - cpu
 	if daemon != 0 {

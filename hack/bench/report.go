@@ -116,45 +116,86 @@ func (b *bench) verdict(s *scenario, p *phase) (ratio, reached string) {
 	return ratio, "yes"
 }
 
+// A section is the scenarios of one kind, and who takes part in any of them.
+type section struct {
+	title     string
+	scenarios []*scenario
+	builders  []builder
+}
+
+func (b *bench) sections() []section {
+	titles := map[kind]string{
+		builds: "Builds, from a Dockerfile to a layout",
+		moves:  "Images that are moved",
+		pushes: "From the end of the last step until the image is pushed",
+	}
+	var list []section
+	for _, k := range []kind{builds, moves, pushes} {
+		s := section{title: titles[k]}
+		for _, sc := range b.scenarios {
+			if sc.kind == k {
+				s.scenarios = append(s.scenarios, sc)
+			}
+		}
+		for _, with := range b.builders {
+			if slices.ContainsFunc(s.scenarios, func(sc *scenario) bool { return sc.takes(with) }) {
+				s.builders = append(s.builders, with)
+			}
+		}
+		if len(s.scenarios) > 0 {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
 // rows calls a function for every phase of every scenario.
-func (b *bench) rows(header []string, row func(s *scenario, p *phase) []string) string {
+func (s section) rows(header []string, row func(s *scenario, p *phase) []string) string {
 	table := [][]string{append([]string{"scenario", "phase"}, header...)}
-	for _, s := range b.scenarios {
-		for _, p := range s.phases {
-			table = append(table, append([]string{s.title, p.name}, row(s, p)...))
+	for _, sc := range s.scenarios {
+		for _, p := range sc.phases {
+			table = append(table, append([]string{sc.title, p.name}, row(sc, p)...))
 		}
 	}
 	return render(table)
 }
 
 // each returns one cell per builder.
-func (b *bench) each(cell func(name string) string) []string {
-	cells := make([]string, len(b.builders))
-	for i, builder := range b.builders {
+func (s section) each(cell func(name string) string) []string {
+	cells := make([]string, len(s.builders))
+	for i, builder := range s.builders {
 		cells[i] = cell(builder.name())
 	}
 	return cells
 }
 
 func (b *bench) tables() string {
-	names := b.each(func(name string) string { return name })
+	var text strings.Builder
+	for _, s := range b.sections() {
+		text.WriteString("### " + s.title + "\n\n" + b.tablesOf(s) + "\n")
+	}
+	return text.String()
+}
+
+func (b *bench) tablesOf(sec section) string {
+	names := sec.each(func(name string) string { return name })
 	show := func(s *scenario, p *phase, text func(r *result) string) []string {
-		return b.each(func(name string) string {
+		return sec.each(func(name string) string {
 			if r := b.of(s, p, name); r != nil {
 				return text(r)
 			}
 			return "n/a"
 		})
 	}
-	wall := b.rows(append(slices.Clone(names), "bk / fastest", "target", "reached"), func(s *scenario, p *phase) []string {
+	wall := sec.rows(append(slices.Clone(names), "bk / fastest", "target", "reached"), func(s *scenario, p *phase) []string {
 		ratio, reached := b.verdict(s, p)
 		cells := show(s, p, func(r *result) string { return seconds(r.wall()) + " (" + seconds(r.best()) + ")" })
 		return append(cells, ratio, p.target.String(), reached)
 	})
-	cpu := b.rows(names, func(s *scenario, p *phase) []string {
+	cpu := sec.rows(names, func(s *scenario, p *phase) []string {
 		return show(s, p, func(r *result) string { return seconds(r.cpu()) })
 	})
-	peak := b.rows(append(slices.Clone(names), "bk is least"), func(s *scenario, p *phase) []string {
+	peak := sec.rows(append(slices.Clone(names), "bk is least"), func(s *scenario, p *phase) []string {
 		cells := show(s, p, func(r *result) string { return strconv.FormatInt(r.peak()>>20, 10) + " MB" })
 		return append(cells, b.least(s, p))
 	})

@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// A scenario is a Dockerfile with its context, built in phases.
+// A scenario is a Dockerfile with its context, built in phases, or an image that
+// is moved.
 type scenario struct {
 	name, title string
 	files       func(dir string) error // context, apart from the Dockerfile
@@ -23,7 +24,17 @@ type scenario struct {
 	jobs        int    // for builders that must be told how many steps to run at a time
 	layers      int    // that the image must have on top of its base
 	kaniko      bool   // kaniko takes part
+	kind        kind
 }
+
+// A kind of scenario says who takes part, and which table it is in.
+type kind int
+
+const (
+	builds kind = iota // from a Dockerfile to a layout
+	moves              // from one place to another
+	pushes             // from the end of the last step to the registry
+)
 
 // A phase is one build of a scenario. The first is cold; each starts from what
 // the one before left.
@@ -31,6 +42,7 @@ type phase struct {
 	name   string
 	change func(dir string, seed uint64) error // what to change in the context first
 	target target
+	move   func(j *job) (from, to place) // of a scenario that moves
 }
 
 // A target is what bk should reach: a ratio to the fastest builder that
@@ -56,7 +68,15 @@ func (t target) String() string {
 }
 
 // takes says whether a builder takes part.
-func (s *scenario) takes(b builder) bool { return s.kaniko || b.isolates() }
+func (s *scenario) takes(b builder) bool {
+	switch s.kind {
+	case moves:
+		return b.name() == "bk" || isMover(b)
+	case pushes:
+		return b.name() == "bk" || b.name() == "buildkitd"
+	}
+	return !isMover(b) && (s.kaniko || b.isolates())
+}
 
 func (s *scenario) images() int { return 1 + strings.Count(s.platforms, ",") }
 
@@ -77,6 +97,9 @@ func scenarios(scale float64, n int) []*scenario {
 		largeLayer("layer-zstd", "zstd", size(1_000_000_000), target{ratio: 0.7}),
 		largeBase(size(250_000_000)),
 		platforms(),
+		copies(size(250_000_000)),
+		push("push-run", "`RUN` that writes 1 GB", size(1_000_000_000), "FROM %s/busybox\nRUN --mount=target=/context cp /context/large /\n"),
+		push("push-copy", "`COPY` of 1 GB", size(1_000_000_000), "FROM %s/busybox\nCOPY large /\n"),
 	}
 	for _, s := range all {
 		if s.rounds == 0 {
@@ -157,6 +180,17 @@ func largeLayer(name, compression string, size int64, t target) *scenario {
 		dockerfile:  func(string) string { return "FROM scratch\nCOPY large /\n" },
 		phases:      []*phase{cold(t)},
 		compression: compression, layers: 1,
+	}
+}
+
+// push builds a layer and pushes it. What counts is the time from the end of the
+// last step on.
+func push(name, title string, size int64, dockerfile string) *scenario {
+	return &scenario{
+		name: name, title: title, kind: pushes,
+		files:      func(dir string) error { return writeFile(filepath.Join(dir, "large"), 2, size, 500) },
+		dockerfile: func(registry string) string { return fmt.Sprintf(dockerfile, registry) },
+		phases:     []*phase{{name: "last step to pushed", target: target{ratio: 0.3}}},
 	}
 }
 
