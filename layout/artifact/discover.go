@@ -138,7 +138,7 @@ func (d *discovery) fill(ctx context.Context, n *Node) error {
 
 // entries adds what an index names.
 func (d *discovery) entries(ctx context.Context, n *Node) error {
-	b, err := readDocument(ctx, d.r, n.Desc, layout.MaxManifest)
+	b, err := transfer.ReadDocument(ctx, d.r, n.Desc, layout.MaxManifest)
 	if err != nil {
 		return err
 	}
@@ -187,7 +187,7 @@ func (d *discovery) add(ctx context.Context, n, child *Node, subject bool) error
 	if err := d.count(); err != nil {
 		return err
 	}
-	b, err := readDocument(ctx, d.r, child.Desc, layout.MaxManifest)
+	b, err := transfer.ReadDocument(ctx, d.r, child.Desc, layout.MaxManifest)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		child.Missing = true
