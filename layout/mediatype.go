@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"bk.build/bk/layout/layer"
 )
 
 // Docker's media types (image manifest version 2, schema 2), which registries
@@ -85,4 +87,16 @@ func LayerMediaType(mediaType string, docker bool) string {
 		}
 	}
 	return mediaType
+}
+
+// LayerCompression is the compression that a layer's media type says, as one of
+// [layer.Compression]'s types.
+func LayerCompression(mediaType string) string {
+	switch LayerMediaType(mediaType, false) {
+	case ocispec.MediaTypeImageLayerGzip, mediaTypeNondistributableGz:
+		return layer.Gzip
+	case ocispec.MediaTypeImageLayerZstd, mediaTypeNondistributable + "+zstd":
+		return layer.Zstd
+	}
+	return layer.Uncompressed
 }

@@ -106,7 +106,7 @@ func diffID(r io.Reader, mediaType string) (digest.Digest, error) {
 // agree: other tools look at them and not at the type.
 func decompress(r io.Reader, mediaType string) (io.ReadCloser, error) {
 	br := bufio.NewReaderSize(r, 64<<10)
-	got, want := compressionOf(br), compressionOfType(mediaType)
+	got, want := compressionOf(br), LayerCompression(mediaType)
 	if got != want {
 		return nil, fmt.Errorf("the layer is %s, its media type %q says %s", got, mediaType, want)
 	}
@@ -131,17 +131,6 @@ func compressionOf(br *bufio.Reader) string {
 		return layer.Gzip
 	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}),
 		len(magic) == 4 && magic[0]&0xf0 == 0x50 && bytes.Equal(magic[1:], []byte{0x2a, 0x4d, 0x18}): // skippable frame
-		return layer.Zstd
-	}
-	return layer.Uncompressed
-}
-
-// compressionOfType is the compression that a layer's media type says.
-func compressionOfType(mediaType string) string {
-	switch LayerMediaType(mediaType, false) {
-	case ocispec.MediaTypeImageLayerGzip, mediaTypeNondistributableGz:
-		return layer.Gzip
-	case ocispec.MediaTypeImageLayerZstd, mediaTypeNondistributable + "+zstd":
 		return layer.Zstd
 	}
 	return layer.Uncompressed

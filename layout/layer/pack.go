@@ -73,11 +73,16 @@ func Pack(ctx context.Context, w io.Writer, entries Entries, opts PackOptions) (
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	p := newPacker(ctx, g, w, opts)
-	cutErr := p.cutAll(entries)
+	return p.finish(p.cutAll(entries))
+}
+
+// finish waits for the goroutines after the last chunk, or after an error of
+// cutting.
+func (p *packer) finish(cutErr error) (Packed, error) {
 	close(p.work)
 	close(p.toHash)
 	close(p.toWrite)
-	if err := g.Wait(); err != nil && (cutErr == nil || errors.Is(cutErr, context.Canceled)) {
+	if err := p.group.Wait(); err != nil && (cutErr == nil || errors.Is(cutErr, context.Canceled)) {
 		return Packed{}, err
 	}
 	if cutErr != nil {
