@@ -35,6 +35,8 @@ type place struct {
 	open func(ctx context.Context, desc ocispecs.Descriptor) (io.ReadCloser, error)
 	// link puts a blob into the store without reading it; nil when remote.
 	link func(desc ocispecs.Descriptor) error
+	// repository is that of a remote place, "registry/repository".
+	repository string
 }
 
 // layoutPlace is an OCI layout directory.
@@ -84,7 +86,7 @@ func (p place) load(ctx context.Context, top digest.Digest, desc ocispecs.Descri
 }
 
 func (p place) origin(desc ocispecs.Descriptor, diffID digest.Digest) *origin {
-	o := &origin{blob: layout.LayerBlob{Descriptor: desc, DiffID: diffID}}
+	o := &origin{blob: layout.LayerBlob{Descriptor: desc, DiffID: diffID}, repository: p.repository}
 	o.open = func(ctx context.Context) (io.ReadCloser, error) { return p.open(ctx, desc) }
 	if p.link != nil {
 		o.link = func() error { return p.link(desc) }
@@ -135,6 +137,7 @@ func (b *build) remoteImage(ref string, platform *ocispecs.Platform) (*image, er
 // there, else from the registry.
 func (b *build) registryPlace(name string) place {
 	return place{
+		repository: repositoryOf(name),
 		read: func(_ context.Context, desc ocispecs.Descriptor) ([]byte, error) {
 			return b.store.ReadBlob(desc, maxDocument)
 		},

@@ -77,6 +77,8 @@ type origin struct {
 	// link puts the blob into the store without reading it; nil when it has
 	// to be read.
 	link func() error
+	// repository is "registry/repository" that the blob is in; empty: none.
+	repository string
 }
 
 // get returns the layer of an id, one object for each id.

@@ -108,9 +108,18 @@ func (n *node) packAhead(outs []*Tree) {
 		if len(list) == 0 {
 			continue
 		}
-		top := list[len(list)-1]
-		for _, p := range n.b.opts.Pack {
-			n.b.packing.Go(func() { _, _ = top.Pack(n.b.ctx, p) }) // Commit asks again, and gets the error
+		for i, p := range n.b.opts.Pack {
+			ahead := list[len(list)-1:] // those below are of the nodes before
+			if n.v.Op.GetSource() != nil && p.Remote {
+				ahead = list // nothing is fetched for it
+			}
+			for _, l := range ahead {
+				n.b.packing.Go(func() {
+					if b, err := l.Pack(n.b.ctx, p); err == nil { // Commit asks again, and gets the error
+						n.b.ready(i, b.Descriptor)
+					}
+				})
+			}
 		}
 	}
 }

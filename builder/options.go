@@ -33,6 +33,11 @@ type Options struct {
 	// Pack lists the packed forms that the caller will commit, so that
 	// packing can overlap with the build.
 	Pack []PackOptions
+	// Packed is told of the result's layers one by one, as soon as each can be
+	// read in the i-th form of Pack, while other steps still run. It returns at
+	// once. It may be told of one that the result turns out not to need. nil:
+	// nobody is told.
+	Packed func(c *Content, i int, desc ocispecs.Descriptor)
 	// StoreLimit is how many bytes the store may keep of what no tagged image
 	// needs; 0: a fifth of its disk.
 	StoreLimit int64
@@ -68,6 +73,9 @@ type PackOptions struct {
 	// Epoch bounds the times of files in layers that the build made; nil
 	// leaves them as they are.
 	Epoch *time.Time
+	// Remote leaves a base's layers where they are: the result is read by
+	// [Result.Content], not from the store alone.
+	Remote bool
 }
 
 // CommitOptions says how the result becomes an image.

@@ -66,12 +66,15 @@ func (l *Layer) anyPacked() (layout.LayerBlob, bool) {
 }
 
 // Pack returns the layer's packed form, in the store. An image's layer stays as
-// it is unless opts.Force says otherwise.
+// it is unless opts.Force says otherwise, and where it is with opts.Remote.
 func (l *Layer) Pack(ctx context.Context, opts PackOptions) (layout.LayerBlob, error) {
-	return l.packs.do(opts.how()+strconv.FormatBool(opts.Force), func() (layout.LayerBlob, error) {
-		if l.origin != nil && (!opts.Force || opts.Compression.MediaType(false) == l.origin.blob.Descriptor.MediaType) {
-			return l.origin.blob, l.keepOrigin(ctx)
+	if l.origin != nil && (!opts.Force || opts.Compression.MediaType(false) == l.origin.blob.Descriptor.MediaType) {
+		if opts.Remote {
+			return l.origin.blob, nil
 		}
+		return l.packs.do("as it is", func() (layout.LayerBlob, error) { return l.origin.blob, l.keepOrigin(ctx) })
+	}
+	return l.packs.do(opts.how(), func() (layout.LayerBlob, error) {
 		name := "packed-" + opts.how()
 		if b, ok := l.readPacked(name); ok {
 			return b, nil

@@ -193,7 +193,8 @@ func (d *Dir) RemoveRef(name string) error {
 
 // Resolve returns the descriptor that ref leads to in index.json: a full name
 // ("docker.io/library/app:latest", also spelled "app"), a tag, a digest (of an
-// entry, or of any manifest whose blob is in the layout), or, when ref is
+// entry, of any manifest whose blob is in the layout, or of the configuration of
+// an image), or, when ref is
 // empty, the only image. Not found is an error that satisfies fs.ErrNotExist.
 func (d *Dir) Resolve(ref string) (ocispec.Descriptor, error) {
 	index, err := d.Index()

@@ -92,6 +92,16 @@ func (e *env) solve(ctx context.Context, plan *buildPlan, request *dockerfile.Re
 	if err != nil {
 		return nil, err
 	}
+	ctx, fail := context.WithCancelCause(ctx)
+	pushers, err := e.startPushers(ctx, fail, plan, display)
+	defer func() {
+		fail(err)
+		err = errors.Join(err, pushers.close())
+	}()
+	if err != nil {
+		return nil, err
+	}
+	opts.Packed = pushers.packed
 	res, err := builder.Build(ctx, dockerfile.Build, opts, display.update)
 	if err != nil {
 		return nil, err
@@ -100,7 +110,7 @@ func (e *env) solve(ctx context.Context, plan *buildPlan, request *dockerfile.Re
 	if call := plan.options.Call; call.Name != "" {
 		return func() error { return call.Print(e.stdout, res.Metadata) }, nil
 	}
-	x := &exporter{env: e, plan: plan, res: res, display: display}
+	x := &exporter{env: e, plan: plan, res: res, display: display, pushers: pushers}
 	if err := x.export(ctx); err != nil {
 		return nil, err
 	}
@@ -136,6 +146,7 @@ func (p *buildPlan) builderOptions(e *env, request *dockerfile.Request) (builder
 // is epoch.
 func (o *output) packOptions(epoch *time.Time) builder.PackOptions {
 	pack := o.commit.PackOptions
+	pack.Remote = o.push && o.away
 	if !o.keepTimes {
 		pack.Epoch = epoch
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,7 +26,7 @@ type buildFlags struct {
 	tags, buildArgs, contexts, labels, annotations, platforms []string
 	noCacheFilter, outputs, secrets, ssh, addHosts, ulimits   []string
 	insecure                                                  []string
-	check, noCache, pull, quiet                               bool
+	check, noCache, pull, quiet, push                         bool
 	jobs                                                      int
 }
 
@@ -35,7 +36,8 @@ func (f *buildFlags) register(set *pflag.FlagSet, e *env) {
 	set.SortFlags = false
 	f.registerInputs(set)
 	f.registerSteps(set)
-	set.StringArrayVarP(&f.outputs, "output", "o", nil, "write the result to `DEST`: DIR, -, or type=image|oci|docker|tar|local[,dest=PATH,...]")
+	set.StringArrayVarP(&f.outputs, "output", "o", nil, "write the result to `DEST`: DIR, -, or type=image|registry|oci|docker|tar|local[,dest=PATH,...]")
+	set.BoolVar(&f.push, "push", false, "push the image to the registries of its names: --output=type=registry")
 	set.StringArrayVar(&f.annotations, "annotation", nil, "annotate the image with `[LEVEL:]KEY=VALUE`; LEVEL is manifest or index")
 	set.StringVar(&f.timestamp, "timestamp", "", "let no time in the image be later than `TIME`, in seconds or RFC 3339")
 	set.StringVar(&f.iidFile, "iidfile", "", "write the image id, the digest of its configuration, to `FILE`")
@@ -204,8 +206,11 @@ func (f *buildFlags) planOutputs(_ *env, p *buildPlan) (err error) {
 	if p.names, err = imageNames(f.tags); err != nil {
 		return err
 	}
-	if p.outputs, err = parseOutputs(f.outputs); err != nil {
+	if p.outputs, err = parseOutputs(f.pushed(f.outputs)); err != nil {
 		return err
+	}
+	for _, o := range p.outputs {
+		o.push = o.push || f.push && o.toNames()
 	}
 	shared, err := annotations(f.annotations)
 	if err != nil {
@@ -218,8 +223,24 @@ func (f *buildFlags) planOutputs(_ *env, p *buildPlan) (err error) {
 		if len(o.names) == 0 {
 			o.names = p.names
 		}
+		if o.push && len(o.names) == 0 {
+			return fmt.Errorf("output type=%s: a push needs a name: add --tag REGISTRY/NAME", o.kind)
+		}
 	}
 	return p.checkReports()
+}
+
+// pushed adds an output for --push when no other goes to a registry.
+func (f *buildFlags) pushed(outputs []string) []string {
+	if !f.push {
+		return outputs
+	}
+	for _, value := range outputs {
+		if o, err := parseOutput(value); err != nil || o.toNames() {
+			return outputs
+		}
+	}
+	return append(slices.Clone(outputs), "type=registry")
 }
 
 // planEpoch settles the build's time: --timestamp, else the build argument

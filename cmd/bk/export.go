@@ -123,6 +123,7 @@ type exporter struct {
 	plan    *buildPlan
 	res     *builder.Result
 	display *progress
+	pushers pushers
 	done    built
 }
 
@@ -141,7 +142,7 @@ func (x *exporter) export(ctx context.Context) error {
 
 func (x *exporter) output(ctx context.Context, o *output) error {
 	switch o.kind {
-	case outImage, outOCI, outDocker:
+	case outImage, outRegistry, outOCI, outDocker:
 		return x.image(ctx, o)
 	case outTar:
 		return x.display.step("exporting files to "+o.place(), nil, func() error {
@@ -165,7 +166,12 @@ func (x *exporter) image(ctx context.Context, o *output) error {
 	if x.done.image == nil {
 		x.done.image, x.done.names = &image, o.names
 	}
-	if o.kind == outImage && len(o.names) == 0 {
+	if o.push {
+		if err := x.pushers.of(x.plan, o).push(ctx, x.res.Content(), image.Descriptor); err != nil {
+			return err
+		}
+	}
+	if o.toNames() && (o.away || len(o.names) == 0) {
 		return nil // reachable by its digest
 	}
 	var details []string
@@ -183,7 +189,7 @@ func (x *exporter) write(ctx context.Context, o *output, desc ocispecs.Descripto
 	store := x.res.Store()
 	switch {
 	case o.kind == outImage:
-		return store.SetRefs(o.names, desc)
+		return store.SetRefs(o.storeNames(desc), desc)
 	case o.dir:
 		return archive.ExportDir(ctx, store, desc, o.names, o.dest)
 	case o.kind == outOCI:
@@ -193,6 +199,20 @@ func (x *exporter) write(ctx context.Context, o *output, desc ocispecs.Descripto
 		return archive.WriteDocker(ctx, w, store, desc, o.names, nil)
 	})
 }
+
+// storeNames are the names that an image gets in the store.
+func (o *output) storeNames(desc ocispecs.Descriptor) []string {
+	names := slices.Clone(o.names)
+	if o.canonical {
+		for _, name := range o.names {
+			names = append(names, repositoryOf(name)+"@"+desc.Digest.String())
+		}
+	}
+	return names
+}
+
+// repositoryOf returns a full name without its tag.
+func repositoryOf(name string) string { return name[:strings.LastIndex(name, ":")] }
 
 // place is the destination for people.
 func (o *output) place() string {

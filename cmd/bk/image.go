@@ -14,8 +14,8 @@ import (
 )
 
 func newImage(e *env) *cobra.Command {
-	return group("image", "List, inspect and remove images", "  bk image ls\n  bk image inspect app",
-		newImageLs(e), newImageInspect(e), newImageRm(e))
+	return group("image", "List, inspect, change and remove images", "  bk image ls\n  bk image inspect app",
+		newImageLs(e), newImageInspect(e), newImageTree(e), newImageTag(e), newImageRm(e))
 }
 
 // imageEntry is one line of "bk image ls".

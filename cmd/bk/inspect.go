@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -13,37 +14,49 @@ import (
 	"github.com/spf13/cobra"
 
 	"bk.build/bk/layout"
+	"bk.build/bk/layout/transfer"
 )
 
 func newImageInspect(e *env) *cobra.Command {
 	var format, platform string
-	var raw bool
+	var raw, config bool
+	var r reach
 	cmd := &cobra.Command{
-		Use:     "inspect IMAGE",
-		Short:   "Show an image: its index, manifests and configurations",
-		Long:    "Show an image of the store (NAME[:TAG] or a digest) or of an OCI layout (oci:DIR[:REF]).",
-		Example: "  bk image inspect app\n  bk image inspect --raw oci:out:latest\n  bk image inspect --format '{{(index .Images 0).Config.Config.Cmd}}' app",
-		Args:    cobra.ExactArgs(1),
+		Use:   "inspect IMAGE",
+		Short: "Show an image: its index, manifests and configurations",
+		Long: `Show an image of the store, a registry, an OCI layout, an archive.
+
+` + placesHelp + lookHelp,
+		Example: `  bk image inspect app
+  bk image inspect --raw oci:out:latest
+  bk image inspect --config --platform linux/arm64 docker://alpine:3
+  bk image inspect --format '{{(index .Images 0).Config.Config.Cmd}}' app`,
+		Args: cobra.ExactArgs(1),
 	}
 	cmd.Flags().StringVar(&format, "format", "", formatHelp)
 	cmd.Flags().StringVar(&platform, "platform", "", "show only `OS/ARCH`")
 	cmd.Flags().BoolVar(&raw, "raw", false, "print the manifest or index, byte for byte")
-	cmd.RunE = func(_ *cobra.Command, args []string) error {
-		if raw && format != "" {
-			return usagef(cmd, "--raw cannot be combined with --format")
+	cmd.Flags().BoolVar(&config, "config", false, "print the configuration, byte for byte")
+	r.register(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
+		if (raw || config) && format != "" || raw && config {
+			return usagef(cmd, "--raw, --config and --format cannot be combined")
 		}
-		loc, err := e.locate(args[0])
+		p := e.places(&r, true)
+		defer p.close(&err)
+		img, err := p.narrow(cmd.Context(), args[0], platform)
 		if err != nil {
 			return err
 		}
-		desc, err := loc.find(platform)
-		if err != nil {
-			return err
+		defer func() { err = errors.Join(err, img.Close()) }()
+		docs := documents{transfer.Fetch(cmd.Context(), img)}
+		switch {
+		case raw:
+			return docs.printRaw(e.stdout, img.desc)
+		case config:
+			return docs.printConfig(e.stdout, img.desc)
 		}
-		if raw {
-			return loc.printRaw(e.stdout, desc)
-		}
-		info, err := loc.inspect(desc)
+		info, err := docs.inspect(img.desc)
 		if err != nil {
 			return err
 		}
@@ -73,21 +86,11 @@ type platformInfo struct {
 	Layers      []ocispecs.Descriptor `json:"layers"`
 }
 
-// find resolves the location, and selects a platform when one is given.
-func (l location) find(platform string) (ocispecs.Descriptor, error) {
-	desc, err := l.resolve()
-	if err != nil || platform == "" {
-		return desc, err
-	}
-	p, err := platforms.Parse(platform)
-	if err != nil {
-		return desc, fmt.Errorf("platform %q: %w", platform, err)
-	}
-	return l.dir.Platform(desc, p)
-}
+// documents reads an image's manifests and configurations.
+type documents struct{ fetch layout.Fetch }
 
-func (l location) printRaw(w io.Writer, desc ocispecs.Descriptor) error {
-	text, err := l.dir.ReadBlob(desc, layout.MaxManifest)
+func (d documents) printRaw(w io.Writer, desc ocispecs.Descriptor) error {
+	text, err := d.fetch(desc, layout.MaxManifest)
 	if err != nil {
 		return err
 	}
@@ -95,11 +98,42 @@ func (l location) printRaw(w io.Writer, desc ocispecs.Descriptor) error {
 	return err
 }
 
+// printConfig prints the configuration of the one image, or of this machine's
+// platform.
+func (d documents) printConfig(w io.Writer, desc ocispecs.Descriptor) error {
+	desc, err := layout.Select(desc, platforms.DefaultSpec(), d.fetch)
+	if err != nil {
+		return err
+	}
+	manifest, err := d.manifest(desc)
+	if err != nil {
+		return err
+	}
+	text, err := d.fetch(manifest.Config, layout.MaxConfig)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(text)
+	return err
+}
+
+func (d documents) manifest(desc ocispecs.Descriptor) (ocispecs.Manifest, error) {
+	text, err := d.fetch(desc, layout.MaxManifest)
+	if err != nil {
+		return ocispecs.Manifest{}, err
+	}
+	m, err := layout.ParseManifest(desc.MediaType, text)
+	if err != nil {
+		return m, fmt.Errorf("%s: %w", desc.Digest, err)
+	}
+	return m, nil
+}
+
 // inspect reads all documents of an image.
-func (l location) inspect(desc ocispecs.Descriptor) (*imageInfo, error) {
+func (d documents) inspect(desc ocispecs.Descriptor) (*imageInfo, error) {
 	info := &imageInfo{Name: entryName(desc), Digest: desc.Digest.String(), MediaType: desc.MediaType}
 	if layout.IsIndex(desc.MediaType) {
-		text, err := l.dir.ReadBlob(desc, layout.MaxManifest)
+		text, err := d.fetch(desc, layout.MaxManifest)
 		if err != nil {
 			return nil, err
 		}
@@ -109,12 +143,12 @@ func (l location) inspect(desc ocispecs.Descriptor) (*imageInfo, error) {
 		}
 		info.Annotations = index.Annotations
 	}
-	images, err := layout.Images(desc, l.dir.ReadBlob)
+	images, err := layout.Images(desc, d.fetch)
 	if err != nil {
 		return nil, err
 	}
 	for _, image := range images {
-		p, err := l.platform(image)
+		p, err := d.platform(image)
 		if err != nil {
 			return nil, err
 		}
@@ -124,8 +158,8 @@ func (l location) inspect(desc ocispecs.Descriptor) (*imageInfo, error) {
 }
 
 // platform reads a manifest and its configuration.
-func (l location) platform(desc ocispecs.Descriptor) (platformInfo, error) {
-	manifest, err := l.manifest(desc)
+func (d documents) platform(desc ocispecs.Descriptor) (platformInfo, error) {
+	manifest, err := d.manifest(desc)
 	if err != nil {
 		return platformInfo{}, err
 	}
@@ -133,7 +167,7 @@ func (l location) platform(desc ocispecs.Descriptor) (platformInfo, error) {
 		Digest: desc.Digest.String(), MediaType: desc.MediaType, Annotations: manifest.Annotations,
 		ConfigID: manifest.Config.Digest.String(), Size: manifest.Config.Size, Layers: manifest.Layers,
 	}
-	text, err := l.dir.ReadBlob(manifest.Config, layout.MaxConfig)
+	text, err := d.fetch(manifest.Config, layout.MaxConfig)
 	if err != nil {
 		return p, err
 	}

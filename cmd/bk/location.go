@@ -1,10 +1,8 @@
 package main
 
 import (
-	"fmt"
+	"os"
 	"strings"
-
-	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"bk.build/bk/layout"
 )
@@ -23,6 +21,9 @@ func (e *env) locate(arg string) (location, error) {
 	}
 	root, err := e.store()
 	if err != nil {
+		return location{}, err
+	}
+	if err := os.MkdirAll(root, 0o700); err != nil {
 		return location{}, err
 	}
 	dir, err := layout.Create(root)
@@ -45,52 +46,4 @@ func openLayout(path string) (location, error) {
 		}
 	}
 	return location{}, err
-}
-
-// resolve finds the image. Its configuration's digest is a name too.
-func (l location) resolve() (ocispecs.Descriptor, error) {
-	desc, err := l.dir.Resolve(l.ref)
-	if err == nil {
-		return desc, nil
-	}
-	if found, ok := l.byConfig(); ok {
-		return found, nil
-	}
-	return desc, err
-}
-
-// byConfig finds an image by the digest of a configuration.
-func (l location) byConfig() (ocispecs.Descriptor, bool) {
-	if !strings.Contains(l.ref, ":") {
-		return ocispecs.Descriptor{}, false
-	}
-	index, err := l.dir.Index()
-	if err != nil {
-		return ocispecs.Descriptor{}, false
-	}
-	for _, desc := range index.Manifests {
-		images, err := layout.Images(desc, l.dir.ReadBlob)
-		if err != nil {
-			continue
-		}
-		for _, image := range images {
-			manifest, err := l.manifest(image)
-			if err == nil && manifest.Config.Digest.String() == l.ref {
-				return image, true
-			}
-		}
-	}
-	return ocispecs.Descriptor{}, false
-}
-
-func (l location) manifest(desc ocispecs.Descriptor) (ocispecs.Manifest, error) {
-	text, err := l.dir.ReadBlob(desc, layout.MaxManifest)
-	if err != nil {
-		return ocispecs.Manifest{}, err
-	}
-	m, err := layout.ParseManifest(desc.MediaType, text)
-	if err != nil {
-		return m, fmt.Errorf("%s: %w", desc.Digest, err)
-	}
-	return m, nil
 }

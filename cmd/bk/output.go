@@ -22,7 +22,8 @@ const (
 	outLocal = "local" // the file tree, in a directory
 	outNone  = "cacheonly"
 
-	outDocker = "docker" // what "docker load" reads
+	outDocker   = "docker"   // what "docker load" reads
+	outRegistry = "registry" // pushed under its names, and not kept in the store
 )
 
 // stdout is the destination of an output that goes to standard output.
@@ -42,13 +43,25 @@ type output struct {
 	split *bool
 	// keepTimes leaves files' times as they are.
 	keepTimes bool
-	commit    builder.CommitOptions
+	// push brings an image to the registries of its names; byDigest writes no
+	// tags there.
+	push, byDigest bool
+	// canonical enters the image in the store under NAME@DIGEST too.
+	canonical bool
+	// insecure reaches the registries without TLS checks.
+	insecure bool
+	// away leaves the image out of the store's names.
+	away   bool
+	commit builder.CommitOptions
 }
 
 // isImage reports whether the output is an image and not a file tree.
 func (o *output) isImage() bool {
-	return o.kind == outImage || o.kind == outOCI || o.kind == outDocker
+	return o.toNames() || o.kind == outOCI || o.kind == outDocker
 }
+
+// toNames reports whether the output goes where its names say and has no dest.
+func (o *output) toNames() bool { return o.kind == outImage || o.kind == outRegistry }
 
 // parseOutputs parses every value of --output; none means the store.
 func parseOutputs(values []string) ([]*output, error) {
@@ -100,6 +113,7 @@ func parseOutput(value string) (*output, error) {
 	if err := o.checkKind(); err != nil {
 		return nil, err
 	}
+	o.away, o.push = o.kind == outRegistry, o.kind == outRegistry
 	delete(attrs, "type")
 	for _, key := range slices.Sorted(maps.Keys(attrs)) {
 		if err := o.set(key, attrs[key]); err != nil {
@@ -138,14 +152,12 @@ func keyValues(fields []string) (map[string]string, error) {
 
 func (o *output) checkKind() error {
 	switch o.kind {
-	case outImage, outOCI, outDocker, outTar, outLocal, outNone:
+	case outImage, outRegistry, outOCI, outDocker, outTar, outLocal, outNone:
 		return nil
 	case "":
-		return fmt.Errorf("type is missing: one of image, oci, docker, tar, local, cacheonly")
-	case "registry":
-		return fmt.Errorf("type=registry: bk build does not push: write an OCI layout with type=oci,dest=DIR,tar=false and push that")
+		return fmt.Errorf("type is missing: one of image, registry, oci, docker, tar, local, cacheonly")
 	}
-	return fmt.Errorf("unknown type %q: want image, oci, docker, tar, local or cacheonly", o.kind)
+	return fmt.Errorf("unknown type %q: want image, registry, oci, docker, tar, local or cacheonly", o.kind)
 }
 
 // set applies one attribute that the kind knows.
@@ -153,6 +165,9 @@ func (o *output) set(key, value string) error {
 	known, err := o.setDest(key, value)
 	if !known && o.isImage() {
 		known, err = o.setImage(key, value)
+	}
+	if !known && o.toNames() {
+		known, err = o.setNames(key, value)
 	}
 	if !known {
 		return fmt.Errorf("type=%s has no attribute %q", o.kind, key)
@@ -164,7 +179,7 @@ func (o *output) set(key, value string) error {
 func (o *output) setDest(key, value string) (known bool, err error) {
 	files := o.kind == outTar || o.kind == outLocal
 	switch {
-	case key == "dest" && o.kind != outImage && o.kind != outNone:
+	case key == "dest" && !o.toNames() && o.kind != outNone:
 		o.dest = value
 	case key == "tar" && o.kind == outOCI:
 		archive, err := parseBool(key, value)
@@ -200,13 +215,28 @@ func (o *output) setImage(key, value string) (known bool, err error) {
 		var oci bool
 		oci, err = parseBool(key, value)
 		c.DockerTypes = !oci
-	case key == "push" || key == "push-by-digest":
-		var push bool
-		if push, err = parseBool(key, value); push {
-			err = fmt.Errorf("%s: bk build does not push: write an OCI layout with type=oci,dest=DIR,tar=false and push that", key)
-		}
 	case strings.HasPrefix(key, "annotation"):
 		err = o.annotate(key, value)
+	default:
+		return false, nil
+	}
+	return true, err
+}
+
+// setNames applies the attributes of an image that goes where its names say.
+func (o *output) setNames(key, value string) (known bool, err error) {
+	on, err := parseBool(key, value)
+	switch key {
+	case "push":
+		o.push = on
+	case "push-by-digest":
+		o.byDigest = on
+	case "name-canonical":
+		o.canonical = on
+	case "registry.insecure":
+		o.insecure = on
+	case "store":
+		o.away = !on
 	default:
 		return false, nil
 	}
@@ -228,6 +258,10 @@ func (o *output) annotate(key, value string) error {
 // checkDest supplies defaults and refuses what cannot be written.
 func (o *output) checkDest() error {
 	switch o.kind {
+	case outRegistry:
+		if !o.push {
+			return fmt.Errorf("type=registry pushes: use type=image for push=false")
+		}
 	case outLocal:
 		if o.dest == "" || o.dest == stdout {
 			return fmt.Errorf("type=local needs dest=DIR")

@@ -15,12 +15,18 @@ import (
 	"bk.build/bk/layout"
 	"bk.build/bk/layout/place"
 	"bk.build/bk/layout/remote"
+	"bk.build/bk/layout/transfer"
 )
 
 // placesHelp explains the arguments of commands that take places.
 const placesHelp = `An image is named by its place: docker://[HOST/]NAME[:TAG][@DIGEST],
 oci:DIR[:REF], oci-archive:FILE[:REF], docker-archive:FILE[:REF], dir:DIR,
 docker-daemon:REF, containerd:REF or store:REF.`
+
+// lookHelp is for commands that look at an image.
+const lookHelp = `
+A name alone is the store's; one that begins with a registry and is not in the
+store is the registry's.`
 
 // reach are the flags of commands that speak to registries.
 type reach struct {
@@ -91,6 +97,46 @@ func (p *places) image(ctx context.Context, arg string) (*image, error) {
 		return nil, err
 	}
 	return &image{src, desc}, nil
+}
+
+// narrow is image for one platform, if one is given.
+func (p *places) narrow(ctx context.Context, arg, platform string) (*image, error) {
+	var want []ocispecs.Platform
+	if platform != "" {
+		var err error
+		if want, err = parsePlatforms([]string{platform}); err != nil {
+			return nil, err
+		}
+	}
+	img, err := p.image(ctx, arg)
+	if err != nil {
+		return nil, err
+	}
+	if img.Reader, img.desc, err = transfer.Narrow(ctx, img.Reader, img.desc, want); err != nil {
+		img.Close()
+		return nil, fmt.Errorf("%s: %w", arg, err)
+	}
+	return img, nil
+}
+
+// tag gives an image another name in its place and returns it in full. The name
+// is a reference there, or a tag beside the image's.
+func (p *places) tag(ctx context.Context, from place.Place, name string) (full string, err error) {
+	img, err := p.image(ctx, from.String())
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, img.Close()) }()
+	to, err := img.Beside(name)
+	if err != nil {
+		return "", err
+	}
+	target, err := p.Target(ctx, to.String())
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, target.Close()) }()
+	return target.Name, target.Put(ctx, img, img.desc, transfer.Options{})
 }
 
 // parsePlatforms parses values of --platform, each of one or several platforms.

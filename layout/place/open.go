@@ -7,7 +7,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
+	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"bk.build/bk/layout"
@@ -21,8 +23,8 @@ type Opener struct {
 	Remote *remote.Client
 	// Store opens bk's own store.
 	Store func() (*layout.Dir, error)
-	// StoreFirst makes a bare reference mean the store's image of this name, if
-	// there is one. Else it is a registry's.
+	// StoreFirst makes a bare reference mean the store's image of this name. Only
+	// one that names a registry, and is not in the store, is the registry's.
 	StoreFirst bool
 }
 
@@ -34,7 +36,25 @@ type Source struct {
 	// Name is the image's full name, for people and as From of transfer.Options.
 	Name string
 
+	at    Place // without the reference
 	close func() error
+}
+
+// Beside returns the place of another name beside the image: a tag in the same
+// repository or layout, or a whole reference where the place has such.
+func (s *Source) Beside(name string) (Place, error) {
+	switch s.at.Kind {
+	case Layout:
+		return Place{Layout, s.at.Rest + ":" + name}, nil
+	case Store:
+		return Place{Store, name}, nil
+	case Registry:
+		if strings.ContainsAny(name, "/:") {
+			return Place{Registry, name}, nil
+		}
+		return Place{Registry, repositoryOf(s.Name) + ":" + name}, nil
+	}
+	return Place{}, fmt.Errorf("%s: an image there has no other names", s.Name)
 }
 
 // Image resolves the image.
@@ -84,7 +104,7 @@ func openLayout(rest string) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Source{Reader: transfer.Layout(dir), Ref: ref, Name: "oci:" + rest}, nil
+	return &Source{Reader: transfer.Layout(dir), Ref: ref, Name: "oci:" + rest, at: Place{Layout, path}}, nil
 }
 
 func (o *Opener) openStore(ref string) (*Source, error) {
@@ -92,7 +112,7 @@ func (o *Opener) openStore(ref string) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Source{Reader: transfer.Layout(dir), Ref: ref, Name: layout.NormalizeName(ref)}, nil
+	return &Source{Reader: transfer.Layout(dir), Ref: ref, Name: layout.NormalizeName(ref), at: Place{Kind: Store}}, nil
 }
 
 // storeFirst opens the store's image of a name, or the registry's.
@@ -102,10 +122,16 @@ func (o *Opener) storeFirst(ctx context.Context, ref string) (*Source, error) {
 		return nil, err
 	}
 	_, err = s.Image(ctx)
-	if err == nil || !errors.Is(err, fs.ErrNotExist) {
-		return s, err
+	if err == nil || !errors.Is(err, fs.ErrNotExist) || !namesRegistry(ref) {
+		return s, nil // an error comes again when the image is resolved
 	}
 	return o.openRegistry(ref)
+}
+
+// namesRegistry says whether a reference begins with a registry.
+func namesRegistry(ref string) bool {
+	host, _, ok := strings.Cut(ref, "/")
+	return ok && (strings.ContainsAny(host, ".:") || host == "localhost")
 }
 
 func (o *Opener) openRegistry(ref string) (*Source, error) {
@@ -121,7 +147,8 @@ type Target struct {
 	// Name is the full name, for people.
 	Name string
 
-	close func() error
+	repository string // of places that have such
+	close      func() error
 }
 
 // Close releases what the place holds.
@@ -155,13 +182,34 @@ func (o *Opener) Target(_ context.Context, text string) (*Target, error) {
 			return nil, err
 		}
 		name := layout.NormalizeName(p.Rest)
-		return &Target{Writer: transfer.Layout(dir), Ref: name, Name: name}, nil
+		return &Target{Writer: transfer.Layout(dir), Ref: name, Name: name, repository: repositoryOf(name)}, nil
 	}
 	return nil, fmt.Errorf("image %q: writing to %s is not supported", text, p.Kind)
 }
 
+// repositoryOf returns a full name without its tag and digest.
+func repositoryOf(name string) string {
+	name, _, _ = strings.Cut(name, "@")
+	if i := strings.LastIndex(name, ":"); i > strings.LastIndex(name, "/") {
+		name = name[:i]
+	}
+	return name
+}
+
 func tidy(dir *layout.Dir) func() error {
 	return func() error { dir.Tidy(); return nil }
+}
+
+// Repository returns the image's name without its tag, of places that have such.
+func (t *Target) Repository() string { return t.repository }
+
+// At returns what the place now has, for machines: NAME@DIGEST of a registry and
+// of the store, else the digest.
+func (t *Target) At(dg digest.Digest) string {
+	if t.repository == "" {
+		return dg.String()
+	}
+	return t.repository + "@" + dg.String()
 }
 
 // Put writes an image, index or artifact of src to the place.
