@@ -204,11 +204,35 @@ func (d *Dir) Resolve(ref string) (ocispec.Descriptor, error) {
 	desc, err := Find(index.Manifests, ref)
 	if err != nil {
 		if dg, ok := RefDigest(ref); ok && errors.Is(err, fs.ErrNotExist) {
+			if desc, ok := d.byConfig(index.Manifests, dg); ok {
+				return desc, nil
+			}
 			return d.describe(dg)
 		}
 		return ocispec.Descriptor{}, fmt.Errorf("resolve %q in OCI layout %s: %w", ref, d.path, err)
 	}
 	return desc, nil
+}
+
+// byConfig finds an image by the digest of its configuration, which other tools
+// call the image's id.
+func (d *Dir) byConfig(entries []ocispec.Descriptor, dg digest.Digest) (ocispec.Descriptor, bool) {
+	if !d.Has(dg) {
+		return ocispec.Descriptor{}, false
+	}
+	for _, e := range entries {
+		images, err := Images(e, d.ReadBlob)
+		if err != nil {
+			continue
+		}
+		for _, image := range images {
+			parts, err := Children(image, d.ReadBlob)
+			if err == nil && parts[0].Digest == dg {
+				return image, true
+			}
+		}
+	}
+	return ocispec.Descriptor{}, false
 }
 
 // Find selects the entry of index.json that ref means: a full name, a tag or a
