@@ -25,5 +25,5 @@
 // only what cannot be read in two ways (CVE-2021-41190), [Dir.Platform] selects
 // an image of an index, [Dir.WriteImage] and [Dir.WriteIndex] assemble a
 // build's result, [Dir.Closure] lists what an image consists of, and
-// [Dir.Verify] and [Validate] check what is there.
+// [Dir.Verify], [Validate] and [Check] check what is there.
 package layout

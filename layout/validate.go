@@ -3,16 +3,20 @@ package layout
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"sync"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 
 	"bk.build/bk/layout/layer"
 )
@@ -21,59 +25,241 @@ import (
 // format's own tools accept by default.
 const maxWindow = 128 << 20
 
-// Validate checks an image, or all images of an index, completely: digests and
+// Opener gives the content of descriptors, verified to its end. It is safe for
+// concurrent use.
+type Opener interface {
+	// Open streams the content of a descriptor. What is not there satisfies
+	// errors.Is(err, fs.ErrNotExist).
+	Open(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error)
+}
+
+// CheckOptions configures Check. The zero value checks everything.
+type CheckOptions struct {
+	// Fast reads documents and configurations only. Of other blobs it asks
+	// whether they are there: by a method Has of the Opener, which a
+	// transfer.Writer has, or else by opening them.
+	Fast bool
+	// Jobs is how many blobs are read at once; 0 or less: 4.
+	Jobs int
+}
+
+// Checked is what Check found.
+type Checked struct {
+	Documents int   // manifests and indexes
+	Blobs     int   // configurations, layers and other blobs
+	Bytes     int64 // of both, as far as they were read
+	Elsewhere int   // layers that are not here, as they are not distributed
+	Problems  []Problem
+}
+
+// Err joins the problems.
+func (c Checked) Err() error {
+	errs := make([]error, len(c.Problems))
+	for i, p := range c.Problems {
+		errs[i] = fmt.Errorf("validate %s: %w", p.Where, p.Err)
+	}
+	return errors.Join(errs...)
+}
+
+// Validate is Check of everything in a layout. All problems are joined.
+func Validate(ctx context.Context, d *Dir, desc ocispec.Descriptor) error {
+	c, err := Check(ctx, dirOpener{d}, desc, CheckOptions{})
+	return errors.Join(err, c.Err())
+}
+
+type dirOpener struct{ *Dir }
+
+func (d dirOpener) Open(_ context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	r, err := d.OpenBlob(desc)
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Check checks an image, or all images of an index, completely: digests and
 // sizes of all blobs, that layers are tars of the compression that their media
 // type says and have the diffIDs of the configuration, that rootfs and history
 // account for every layer, and that the platform in the index is the
 // configuration's. A layer that is not distributed may be missing. All problems
-// are reported, joined.
-func Validate(ctx context.Context, d *Dir, desc ocispec.Descriptor) error {
-	v := validator{ctx: ctx, dir: d, done: map[digest.Digest]digest.Digest{}}
-	blobs, err := d.Closure(desc)
-	if err != nil {
-		return fmt.Errorf("validate %s: %w", desc.Digest, err)
+// are reported, in the order in which parts come before what they are part of;
+// the error is that of ctx.
+func Check(ctx context.Context, src Opener, desc ocispec.Descriptor, opts CheckOptions) (Checked, error) {
+	v := &validator{
+		ctx: ctx, src: src, opts: opts, done: map[digest.Digest]digest.Digest{},
+		docs: map[digest.Digest][]byte{}, seen: map[digest.Digest]ocispec.Descriptor{}, problems: map[digest.Digest][]error{},
 	}
-	for _, blob := range blobs {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		switch {
-		case IsManifest(blob.MediaType):
-			err = v.manifest(blob)
-		case elsewhere(d, blob):
-			continue
-		default:
-			err = v.blob(blob)
-		}
-		if err != nil {
-			v.errs = append(v.errs, fmt.Errorf("validate %s: %w", blob.Digest, err))
+	v.walk(desc, 0)
+	v.blobs()
+	for _, d := range v.list {
+		if IsManifest(d.MediaType) && len(v.problems[d.Digest]) == 0 {
+			v.problem(d, v.manifest(d))
 		}
 	}
-	return errors.Join(v.errs...)
+	if ctx.Err() != nil {
+		return Checked{}, context.Cause(ctx)
+	}
+	for _, d := range v.list {
+		for _, err := range v.problems[d.Digest] {
+			v.result.Problems = append(v.result.Problems, Problem{Where: d.Digest.String(), Err: err})
+		}
+	}
+	return v.result, nil
 }
+
+// maxHeld bounds the documents that are held in memory, in bytes.
+const maxHeld = 32 << 20
 
 type validator struct {
-	ctx  context.Context // of Validate, its only user
-	dir  *Dir
-	done map[digest.Digest]digest.Digest // layer -> diffID
-	errs []error
+	ctx  context.Context // of Check, its only user
+	src  Opener
+	opts CheckOptions
+	list []ocispec.Descriptor // parts before what they are part of
+	seen map[digest.Digest]ocispec.Descriptor
+	docs map[digest.Digest][]byte // documents that are needed again
+	held int                      // bytes in docs
+
+	mu       sync.Mutex
+	done     map[digest.Digest]digest.Digest // layer -> diffID
+	problems map[digest.Digest][]error
+	result   Checked
 }
 
-// elsewhere says whether a layer is not here because it is not distributed.
-func elsewhere(d *Dir, desc ocispec.Descriptor) bool {
-	return IsForeign(desc.MediaType) && len(desc.URLs) > 0 && !d.Has(desc.Digest)
+// problem notes what is wrong with a part; nil is nothing.
+func (v *validator) problem(desc ocispec.Descriptor, err error) {
+	if err == nil {
+		return
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.problems[desc.Digest] = append(v.problems[desc.Digest], err)
+}
+
+// walk lists desc after its parts.
+func (v *validator) walk(desc ocispec.Descriptor, depth int) {
+	if old, ok := v.seen[desc.Digest]; ok {
+		v.problem(desc, SameBlob(old, desc))
+		return
+	}
+	v.seen[desc.Digest] = desc
+	if depth > maxNesting || len(v.seen) > maxClosure {
+		v.problem(desc, fmt.Errorf("more than %d nested or %d documents", maxNesting, maxClosure))
+		v.list = append(v.list, desc)
+		return
+	}
+	if IsIndex(desc.MediaType) || IsManifest(desc.MediaType) {
+		v.result.Documents++
+		v.result.Bytes += desc.Size
+		children, err := Children(desc, v.document)
+		v.problem(desc, err)
+		for _, child := range children {
+			v.walk(child, depth+1)
+		}
+	}
+	v.list = append(v.list, desc)
+}
+
+// document reads a document or a configuration; some documents once only.
+func (v *validator) document(desc ocispec.Descriptor, max int64) ([]byte, error) {
+	if b, ok := v.docs[desc.Digest]; ok {
+		return b, nil
+	}
+	if desc.Size < 0 || desc.Size > max {
+		return nil, fmt.Errorf("it has %d bytes, at most %d are read", desc.Size, max)
+	}
+	r, err := v.src.Open(v.ctx, desc)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	b, err := io.ReadAll(io.LimitReader(r, max+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(b)) != desc.Size {
+		return nil, &CorruptError{Digest: desc.Digest, Reason: fmt.Sprintf("has %d bytes, want %d", len(b), desc.Size)}
+	}
+	if IsIndex(desc.MediaType) || IsManifest(desc.MediaType) {
+		if v.held += len(b); v.held <= maxHeld {
+			v.docs[desc.Digest] = b
+		}
+	}
+	return b, nil
+}
+
+// blobs checks what is no document, some at once.
+func (v *validator) blobs() {
+	var g errgroup.Group
+	g.SetLimit(cmp.Or(max(v.opts.Jobs, 0), 4))
+	for _, desc := range v.list {
+		if IsIndex(desc.MediaType) || IsManifest(desc.MediaType) {
+			continue
+		}
+		g.Go(func() error {
+			v.problem(desc, v.part(desc))
+			return nil
+		})
+	}
+	_ = g.Wait()
+}
+
+// part checks a blob.
+func (v *validator) part(desc ocispec.Descriptor) error {
+	if err := v.ctx.Err(); err != nil {
+		return err
+	}
+	var err error
+	if v.opts.Fast && desc.MediaType != ocispec.MediaTypeImageConfig && desc.MediaType != MediaTypeDockerConfig {
+		err = v.there(desc)
+		desc.Size = 0 // nothing of it is read
+	} else {
+		err = v.blob(desc)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if errors.Is(err, fs.ErrNotExist) && IsForeign(desc.MediaType) && len(desc.URLs) > 0 && !errors.As(err, new(*CorruptError)) {
+		v.result.Elsewhere++
+		return nil
+	}
+	v.result.Blobs++
+	if err == nil {
+		v.result.Bytes += desc.Size
+	}
+	return err
+}
+
+// there asks whether a blob is there.
+func (v *validator) there(desc ocispec.Descriptor) error {
+	if h, ok := v.src.(interface {
+		Has(ctx context.Context, desc ocispec.Descriptor) (bool, error)
+	}); ok {
+		has, err := h.Has(v.ctx, desc)
+		if err == nil && !has {
+			err = fs.ErrNotExist
+		}
+		return err
+	}
+	r, err := v.src.Open(v.ctx, desc)
+	if err != nil {
+		return err
+	}
+	return r.Close()
 }
 
 // blob reads a blob to its end; of a layer it notes the diffID.
 func (v *validator) blob(desc ocispec.Descriptor) error {
-	r, err := v.dir.OpenBlob(desc)
+	r, err := v.src.Open(v.ctx, desc)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
 	in := &ctxReader{v.ctx, r}
 	if IsLayer(desc.MediaType) {
-		v.done[desc.Digest], err = diffID(in, desc.MediaType)
+		var id digest.Digest
+		id, err = diffID(in, desc.MediaType)
+		v.mu.Lock()
+		v.done[desc.Digest] = id
+		v.mu.Unlock()
 	}
 	if err != nil {
 		return err
@@ -139,7 +325,7 @@ func compressionOf(br *bufio.Reader) string {
 // manifest checks what a manifest's parts say about each other. Its blobs were
 // read before it.
 func (v *validator) manifest(desc ocispec.Descriptor) error {
-	b, err := v.dir.ReadBlob(desc, MaxManifest)
+	b, err := v.document(desc, MaxManifest)
 	if err != nil {
 		return err
 	}
@@ -150,8 +336,10 @@ func (v *validator) manifest(desc ocispec.Descriptor) error {
 	if m.Config.MediaType != ocispec.MediaTypeImageConfig && m.Config.MediaType != MediaTypeDockerConfig {
 		return nil // an artifact
 	}
-	b, err = v.dir.ReadBlob(m.Config, MaxConfig)
-	if err != nil {
+	if len(v.problems[m.Config.Digest]) > 0 {
+		return nil // it is said already
+	}
+	if b, err = v.document(m.Config, MaxConfig); err != nil {
 		return err
 	}
 	var img ocispec.Image

@@ -69,10 +69,6 @@ func (r *Result) Origins(desc ocispec.Descriptor) []string {
 const (
 	maxNesting   = 8       // indexes within indexes
 	maxDocuments = 100_000 // entries of all indexes together
-
-	// annotationSubject names the manifest that an attestation of an index is
-	// about.
-	annotationSubject = "vnd.docker.reference.digest"
 )
 
 // editor rewrites the images of an index one by one.
@@ -250,13 +246,13 @@ func (e *editor) attestations(entries []ocispec.Descriptor, renamed map[string]d
 			e.note("attestations of the index are about the old image and are left out")
 			continue
 		}
-		about := entry.Annotations[annotationSubject]
+		about := entry.Annotations[annotationAbout]
 		if now, ok := renamed[about]; ok && now.String() != about {
 			annotations := map[string]string{}
 			for k, v := range entry.Annotations {
 				annotations[k] = v
 			}
-			annotations[annotationSubject] = now.String()
+			annotations[annotationAbout] = now.String()
 			entry.Annotations = annotations
 			e.note("attestations are kept as they are: their statements name the digests of the old images")
 		}

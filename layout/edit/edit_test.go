@@ -91,7 +91,7 @@ func putIndex(t testing.TB, d *layout.Dir, docker bool, images ...ocispec.Descri
 		t.Fatal(err)
 	}
 	att.Platform = &ocispec.Platform{OS: "unknown", Architecture: "unknown"}
-	att.Annotations = map[string]string{layout.AnnotationReferenceType: "attestation-manifest", annotationSubject: images[0].Digest.String()}
+	att.Annotations = map[string]string{layout.AnnotationReferenceType: "attestation-manifest", annotationAbout: images[0].Digest.String()}
 	desc, err := d.WriteIndex(append(images, att), nil, docker)
 	if err != nil {
 		t.Fatal(err)
@@ -335,7 +335,7 @@ func TestConvert(t *testing.T) {
 				t.Errorf("there and back is %s, was %s", back.Descriptor.Digest, index.Digest)
 			}
 			entries, _ := layout.Children(r.Descriptor, transfer.Fetch(t.Context(), made))
-			if got := entries[2].Annotations[annotationSubject]; got != entries[0].Digest.String() {
+			if got := entries[2].Annotations[annotationAbout]; got != entries[0].Digest.String() {
 				t.Errorf("the attestation is about %s, want %s", got, entries[0].Digest)
 			}
 		})

@@ -33,8 +33,12 @@ type header struct {
 
 func dir(name string) header           { return header{name: name, typ: tar.TypeDir, mode: 0o755} }
 func file(name, content string) header { return header{name: name, content: content, mode: 0o644} }
-func symlink(name, to string) header   { return header{name: name, link: to, typ: tar.TypeSymlink, mode: 0o777} }
-func hardlink(name, to string) header  { return header{name: name, link: to, typ: tar.TypeLink, mode: 0o644} }
+func symlink(name, to string) header {
+	return header{name: name, link: to, typ: tar.TypeSymlink, mode: 0o777}
+}
+func hardlink(name, to string) header {
+	return header{name: name, link: to, typ: tar.TypeLink, mode: 0o644}
+}
 
 // tarOf writes headers in their order.
 func tarOf(t testing.TB, headers []header) []byte {
