@@ -18,7 +18,6 @@ import (
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/authn"
-	"github.com/google/go-containerregistry/pkg/name"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -203,12 +202,10 @@ func TestGuard(t *testing.T) {
 		{"127.0.0.1:5000", "http://127.0.0.1:6000/x", true},
 		{"localhost:5000", "http://localhost:5000/v2/", true},
 		{"[::1]:5000", "http://[::1]:5000/v2/", true},
+		{"127.0.0.1:5000", "http://169.254.169.254/x", false},
+		{"127.0.0.1:5000", "https://[fe80::1]/x", false},
 	} {
-		reg, err := name.NewRegistry(tt.registry)
-		if err != nil {
-			t.Fatal(err)
-		}
-		g, err := c.guard(reg)
+		g, err := c.guard(tt.registry, c.insecure(tt.registry))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -227,11 +224,22 @@ func TestGuard(t *testing.T) {
 			t.Errorf("%v would be tried again", err)
 		}
 	}
-	if err := refuseLinkLocal(t.Context(), "tcp", "169.254.169.254:443", nil); err == nil {
-		t.Error("a name that resolves to the metadata service is dialled")
-	}
-	if err := refuseLinkLocal(t.Context(), "tcp", "10.0.0.1:443", nil); err != nil {
-		t.Error(err)
+	for _, tt := range []struct {
+		address   string
+		local, ok bool
+	}{
+		{"169.254.169.254:443", false, false},
+		{"169.254.169.254:443", true, false},
+		{"[fe80::1%eth0]:443", true, false},
+		{"127.0.0.1:443", false, false},
+		{"[::1]:443", false, false},
+		{"[::ffff:127.0.0.1]:443", false, false},
+		{"127.0.0.1:443", true, true},
+		{"10.0.0.1:443", false, true},
+	} {
+		if err := refuseInternal(tt.address, tt.local); (err == nil) != tt.ok {
+			t.Errorf("a name that resolves to %s: %v, want ok %v", tt.address, err, tt.ok)
+		}
 	}
 }
 
@@ -328,7 +336,7 @@ func TestCertDirs(t *testing.T) {
 	if _, err := readBlob(t, c, host+"/app", blob); err == nil || !strings.Contains(err.Error(), "certificate") || shown["storage"] != 0 {
 		t.Errorf("Blob from untrusted storage: %v; %d certificates shown", err, shown["storage"])
 	}
-	c.pools[""].TLSClientConfig.InsecureSkipVerify = true
+	c.pools[" relaxed"].TLSClientConfig.InsecureSkipVerify = true
 	if b, err := readBlob(t, c, host+"/app", blob); err != nil || string(b) != "0123456789" || shown["storage"] != 0 {
 		t.Errorf("Blob = %q, %v; %d certificates shown to the storage", b, err, shown["storage"])
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"net/http"
 	"strings"
 
@@ -19,30 +20,13 @@ import (
 // to be forgotten.
 const resumeProgress = 1 << 20
 
-// Blob streams the blob desc of ref's repository. The reader verifies: instead
-// of io.EOF it returns an error when size or digest are not those of desc. A
-// connection that breaks or stalls is resumed where it stopped. URLs in desc
-// are never followed. The caller closes the reader.
+// Blob is [Repository.Open] of a blob in ref's repository.
 func (c *Client) Blob(ctx context.Context, ref string, desc ocispec.Descriptor) (io.ReadCloser, error) {
-	parsed, full, err := c.reference(ref)
+	repo, _, err := c.Repository(ref)
 	if err != nil {
 		return nil, err
 	}
-	op := "fetch blob " + desc.Digest.String() + " of"
-	registry := parsed.Context().RegistryStr()
-	if err := layout.CheckDescriptor(desc); err != nil {
-		return nil, fail(op, full, registry, nil, err)
-	}
-	s, err := c.session(ctx, parsed.Context())
-	var r *blobReader
-	if err == nil {
-		r, err = c.openBlob(ctx, s, desc)
-	}
-	if err != nil {
-		return nil, fail(op, full, registry, s, err)
-	}
-	r.wrap = func(err error) error { return fail(op, full, registry, s, err) }
-	return r, nil
+	return repo.openBlob(ctx, desc)
 }
 
 // Fetch brings the blob desc of ref's repository into a layout, unless it is
@@ -69,78 +53,156 @@ func (c *Client) Fetch(ctx context.Context, ref string, desc ocispec.Descriptor,
 }
 
 // readBlob returns the bytes of a small blob.
-func (c *Client) readBlob(ctx context.Context, s *session, desc ocispec.Descriptor, max int64) ([]byte, error) {
+func (r *Repository) readBlob(ctx context.Context, desc ocispec.Descriptor, max int64) ([]byte, error) {
 	if desc.Size > max {
 		return nil, fmt.Errorf("blob %s has %d bytes, at most %d are read", desc.Digest, desc.Size, max)
 	}
-	r, err := c.openBlob(ctx, s, desc)
+	br, err := r.newBlobReader(ctx, desc)
 	if err != nil {
 		return nil, fmt.Errorf("blob %s: %w", desc.Digest, err)
 	}
-	defer r.Close()
-	b, err := io.ReadAll(r)
+	defer br.Close()
+	b, err := io.ReadAll(br)
 	if err != nil {
 		return nil, fmt.Errorf("blob %s: %w", desc.Digest, err)
 	}
 	return b, nil
 }
 
-// blobReader is the body of a blob over as many connections as it takes.
+// openBlob opens a blob whose errors say all there is to say.
+func (r *Repository) openBlob(ctx context.Context, desc ocispec.Descriptor) (*blobReader, error) {
+	op := "fetch blob " + printable(desc.Digest.String(), 200) + " of"
+	if err := layout.CheckDescriptor(desc); err != nil {
+		return nil, fail(op, r.name, nil, err)
+	}
+	br, err := r.newBlobReader(ctx, desc)
+	if err != nil {
+		return nil, fail(op, r.name, br.at(), err)
+	}
+	br.wrap = func(err error) error { return fail(op, r.name, br.at(), err) }
+	return br, nil
+}
+
+// blobReader is the body of a blob over as many connections, and of as many
+// places, as it takes. It is not safe for concurrent use.
 type blobReader struct {
-	client  *Client
-	session *session
-	ctx     context.Context // of the caller of Blob; the reader is its only user
-	desc    ocispec.Descriptor
-	wrap    func(error) error
+	client *Client
+	ctx    context.Context // of the caller of Open; the reader is its only user
+	name   string
+	desc   ocispec.Descriptor
+	wrap   func(error) error
+	places []*endpoint   // the first is read from, the others are asked when it fails
+	slot   chan struct{} // nil: left
+	// entered: the reader was let in once
+	entered bool
 
 	body     io.ReadCloser // nil between connections
-	watch    *watch
-	skip     int64 // bytes to drop: the server began at the start again
-	off      int64 // bytes delivered
+	pos      int64         // what Read returns next
+	off      int64         // what the connection brings next, once skip is dropped
+	skip     int64         // bytes to drop: the server began at the start again
 	hash     hash.Hash
+	hashed   int64 // bytes from the start that hash has seen
 	failures int
 	mark     int64 // off at the last failure
 	err      error
 }
 
-func (c *Client) openBlob(ctx context.Context, s *session, desc ocispec.Descriptor) (*blobReader, error) {
-	r := &blobReader{client: c, session: s, ctx: ctx, desc: desc, hash: desc.Digest.Algorithm().Hash()}
-	r.wrap = func(err error) error { return err }
-	if err := r.connect(); err != nil {
-		return nil, err
+// newBlobReader opens a connection; on errors, the result only says to whom.
+func (r *Repository) newBlobReader(ctx context.Context, desc ocispec.Descriptor) (*blobReader, error) {
+	br := &blobReader{client: r.client, ctx: ctx, name: r.name, desc: desc, hash: desc.Digest.Algorithm().Hash()}
+	br.wrap = func(err error) error { return err }
+	var err error
+	if br.places, err = r.places(true); err != nil {
+		return br, err
 	}
-	return r, nil
+	if err := br.connect(); err != nil {
+		br.leave()
+		return br, err
+	}
+	return br, nil
 }
 
-// connect requests the blob from the current offset on, or, of a registry that
-// has no parts of blobs, from the start.
+// at is the place that is read from.
+func (r *blobReader) at() *endpoint {
+	if len(r.places) == 0 {
+		return nil
+	}
+	return r.places[0]
+}
+
+// enter waits for the registry's permission to read one more blob at a time.
+// Once a reader had it, it does not wait again: whoever reads may hold what
+// others wait for.
+func (r *blobReader) enter() error {
+	if r.entered {
+		return nil
+	}
+	places := r.at().host.reading
+	if err := acquire(r.ctx, places); err != nil {
+		return err
+	}
+	r.slot, r.entered = places, true
+	return nil
+}
+
+// leave lets others read.
+func (r *blobReader) leave() {
+	if r.slot != nil {
+		release(r.slot)
+		r.slot = nil
+	}
+}
+
+// connect requests the blob from the current position on, of the first place
+// that has it.
 func (r *blobReader) connect() error {
+	for {
+		err := r.enter()
+		if err == nil {
+			err = r.connectTo(r.at())
+		}
+		if err == nil || len(r.places) == 1 || r.ctx.Err() != nil {
+			return err
+		}
+		r.nextPlace(err)
+	}
+}
+
+// nextPlace goes on with another place.
+func (r *blobReader) nextPlace(err error) {
+	r.at().noteBroken(r.name, err)
+	r.places = r.places[1:]
+	r.failures = 0
+}
+
+// connectTo requests the rest of the blob or, of a registry that has no parts of
+// blobs, all of it.
+func (r *blobReader) connectTo(e *endpoint) error {
+	r.off = r.pos
 	if r.off == 0 {
-		return r.request(http.Header{})
+		return r.request(e, nil)
 	}
 	part := fmt.Sprintf("bytes=%d-%d", r.off, r.desc.Size-1)
-	err := r.request(http.Header{"Range": {part}})
+	err := r.request(e, http.Header{"Range": {part}})
 	if status(err) == http.StatusRequestedRangeNotSatisfiable {
-		err = r.request(http.Header{})
+		err = r.request(e, nil)
 	}
 	return err
 }
 
 // request opens a connection whose body continues the blob.
-func (r *blobReader) request(header http.Header) error {
-	ctx, w := newWatch(r.ctx, r.client.stallTimeout())
-	resp, err := r.session.do(ctx, http.MethodGet, "blobs/"+r.desc.Digest.String(), header)
+func (r *blobReader) request(e *endpoint, header http.Header) error {
+	resp, err := e.do(r.ctx, call{method: http.MethodGet, path: "blobs/" + r.desc.Digest.String(), header: header,
+		ok: []int{http.StatusOK, http.StatusPartialContent}})
 	if err == nil {
 		if err = r.accept(resp); err != nil {
 			resp.Body.Close()
 		}
 	}
 	if err != nil {
-		err = w.cause(err)
-		w.stop()
 		return foreign(r.desc, err)
 	}
-	r.body, r.watch = resp.Body, w
+	r.body = resp.Body
 	return nil
 }
 
@@ -150,7 +212,7 @@ func (r *blobReader) accept(resp *http.Response) error {
 	if resp.StatusCode == http.StatusPartialContent {
 		want := fmt.Sprintf("bytes %d-%d/", r.off, r.desc.Size-1)
 		if got := resp.Header.Get("Content-Range"); r.off == 0 || !strings.HasPrefix(got, want) {
-			return fmt.Errorf("the registry answers with the range %q, want %q", got, want)
+			return fmt.Errorf("the registry answers with the range %q, want %q", printable(got, 100), want)
 		}
 		r.skip = 0
 	}
@@ -160,16 +222,44 @@ func (r *blobReader) accept(resp *http.Response) error {
 	return nil
 }
 
+// Seek sets where Read goes on. Nothing is asked of the registry before that.
+func (r *blobReader) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += r.pos
+	case io.SeekEnd:
+		offset += r.desc.Size
+	}
+	if offset < 0 || offset > r.desc.Size || errors.Is(r.err, errClosed) {
+		return r.pos, fmt.Errorf("seek to %d of blob %s: %w", offset, r.desc.Digest, fs.ErrInvalid)
+	}
+	r.pos = offset
+	r.err = nil
+	return offset, nil
+}
+
 // Read reads on, over a new connection when the old one broke.
 func (r *blobReader) Read(p []byte) (int, error) {
 	for r.err == nil && len(p) > 0 {
+		if r.pos != r.off {
+			r.disconnect()
+			r.off = r.pos
+		}
+		if r.pos == 0 && r.hashed > 0 && r.body == nil {
+			r.hash.Reset()
+			r.hashed = 0
+		}
+		if r.body == nil && r.pos == r.desc.Size && r.pos > 0 {
+			r.err = r.verify()
+			break
+		}
 		if r.body == nil {
 			if err := r.connect(); err != nil {
 				r.err = r.wrap(err)
 				break
 			}
 		}
-		n, err := r.watch.read(r.body, p)
+		n, err := r.body.Read(p)
 		n = r.deliver(p, n)
 		if err != nil {
 			r.err = r.broken(err)
@@ -177,6 +267,10 @@ func (r *blobReader) Read(p []byte) (int, error) {
 		if n > 0 {
 			return n, nil
 		}
+	}
+	if r.err != nil {
+		r.disconnect()
+		r.leave()
 	}
 	return 0, r.err
 }
@@ -192,8 +286,12 @@ func (r *blobReader) deliver(p []byte, n int) int {
 		r.err = r.wrap(fmt.Errorf("the registry sends more than %d bytes", r.desc.Size))
 		return 0
 	}
-	r.hash.Write(p[:n])
-	r.off += int64(n)
+	end := r.off + int64(n)
+	if r.off <= r.hashed && r.hashed < end {
+		r.hash.Write(p[r.hashed-r.off : n])
+		r.hashed = end
+	}
+	r.off, r.pos = end, end
 	return n
 }
 
@@ -202,7 +300,6 @@ func (r *blobReader) broken(err error) error {
 	if r.err != nil {
 		return r.err
 	}
-	err = r.watch.cause(err)
 	r.disconnect()
 	if r.off == r.desc.Size && r.ctx.Err() == nil {
 		return r.verify() // whatever happened after the last byte
@@ -214,10 +311,20 @@ func (r *blobReader) broken(err error) error {
 		r.failures = 0
 	}
 	r.mark = r.off
-	if r.failures++; r.failures >= r.client.attempts() || r.ctx.Err() != nil || !temporary(err) {
-		return r.wrap(fmt.Errorf("after %d of %d bytes: %w", r.off, r.desc.Size, err))
+	err = fmt.Errorf("after %d of %d bytes: %w", r.off, r.desc.Size, err)
+	if r.failures++; r.ctx.Err() != nil || !temporary(err) {
+		return r.wrap(err)
 	}
-	if err := r.client.sleep(r.ctx, backoff(r.failures)); err != nil {
+	if r.failures >= r.client.attempts() {
+		if len(r.places) == 1 {
+			return r.wrap(err)
+		}
+		r.nextPlace(err)
+		return nil
+	}
+	delay := backoff(r.failures)
+	r.client.again(fmt.Sprintf("read of blob %s at %s", r.desc.Digest, shortHost(r.at().host.name)), err, r.failures, delay)
+	if err := r.client.sleep(r.ctx, delay); err != nil {
 		return r.wrap(err)
 	}
 	return nil
@@ -225,6 +332,9 @@ func (r *blobReader) broken(err error) error {
 
 // verify is the outcome of the whole blob.
 func (r *blobReader) verify() error {
+	if r.hashed < r.desc.Size {
+		return io.EOF // a part of it was not read
+	}
 	if got := digest.NewDigest(r.desc.Digest.Algorithm(), r.hash); got != r.desc.Digest {
 		return r.wrap(fmt.Errorf("the registry sent content of digest %s", got))
 	}
@@ -233,18 +343,18 @@ func (r *blobReader) verify() error {
 
 func (r *blobReader) disconnect() {
 	if r.body != nil {
-		r.watch.stop()
 		r.body.Close()
 		r.body = nil
 	}
 }
 
+var errClosed = errors.New("read of a closed blob")
+
 // Close ends the download.
 func (r *blobReader) Close() error {
 	r.disconnect()
-	if r.err == nil {
-		r.err = errors.New("read of a closed blob")
-	}
+	r.leave()
+	r.err = errClosed
 	return nil
 }
 

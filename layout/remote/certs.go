@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 )
 
@@ -17,12 +16,12 @@ const maxCert = 1 << 20
 
 // tlsConfig says how to speak TLS to a registry ("": to any other host): whom
 // to trust and what to show.
-func (c *Client) tlsConfig(registry string) (*tls.Config, error) {
+func (c *Client) tlsConfig(registry string, insecure bool) (*tls.Config, error) {
 	conf := &tls.Config{MinVersion: tls.VersionTLS12}
 	if registry == "" {
 		return conf, nil
 	}
-	conf.InsecureSkipVerify = slices.Contains(c.Insecure, registry)
+	conf.InsecureSkipVerify = insecure
 	dirs := c.CertDirs
 	if dirs == nil {
 		dirs = []string{"/etc/docker/certs.d", "/etc/containers/certs.d"}

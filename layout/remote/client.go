@@ -2,11 +2,9 @@ package remote
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -14,13 +12,14 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"bk.build/bk/layout"
+	"bk.build/bk/layout/remote/hosts"
 )
 
-// Client reads from registries. The zero value works; it is safe for concurrent
-// use and keeps connections and tokens, so one serves a whole build.
+// Client speaks to registries. The zero value works; it is safe for concurrent
+// use and keeps connections and tokens, so one serves a whole build. Its fields
+// are set before its first use.
 type Client struct {
 	// Insecure lists registries ("host" or "host:port", exactly as references
 	// name them) that may be spoken to in plain HTTP, or with a certificate
@@ -31,120 +30,98 @@ type Client struct {
 	// authorities to trust, *.cert with *.key are shown to the registry. nil:
 	// /etc/docker/certs.d and /etc/containers/certs.d.
 	CertDirs []string
-	// Keychain gives credentials; nil: the configuration of Docker or Podman.
+	// Keychain gives credentials, asked with the whole repository; nil: the
+	// configuration of Docker or Podman. It is asked when a registry wants to
+	// see some. An Authenticator with a method Source() string says where its
+	// credentials come from, for messages.
 	Keychain authn.Keychain
+	// Hosts says where repositories are to be had; nil: at the registry that
+	// their name begins with. What is read comes from the first place that has
+	// it.
+	Hosts *hosts.Config
 	// Attempts is how often a request is sent before a temporary failure is
 	// final. 0: 5.
 	Attempts int
-	// StallTimeout is how long a registry may be silent. 0: 60 seconds.
+	// StallTimeout is how long a registry may be silent: before it answers,
+	// while it sends, and while it takes what is sent. The end of an upload, at
+	// which registries hash it once more, may take ten times as long. 0: 60
+	// seconds.
 	StallTimeout time.Duration
+	// Concurrency bounds the blobs that are read from one registry at a time,
+	// and those that are written. A reader counts until it is at its end or
+	// closed. 0: 8.
+	Concurrency int
+	// ChunkSize is how many bytes of a blob are uploaded in one request when the
+	// blob is larger than that. 0: 64 MiB.
+	ChunkSize int64
+	// State is a directory in which unfinished uploads are remembered, so that
+	// another process goes on with them. Empty: they are not.
+	State string
+	// Notify gets a line for people each time something is tried again or
+	// elsewhere: what, why, after how long. It is called from many goroutines.
+	// nil: nobody is told.
+	Notify func(string)
+	// UserAgent is how the client introduces itself. Empty: "bk".
+	UserAgent string
 
-	wait     func(context.Context, time.Duration) error // nil: sleep; tests replace it
-	mu       sync.Mutex
-	sessions map[string]*session
-	pools    map[string]*http.Transport // by registry; "" for all other hosts
+	wait      func(context.Context, time.Duration) error // nil: sleep; tests replace it
+	mu        sync.Mutex
+	repos     map[string]*Repository
+	endpoints map[hosts.Endpoint]*endpoint
+	servers   map[string]*host
+	pools     map[string]*http.Transport // see pool
 }
 
-// A session is an authenticated connection to one repository.
-type session struct {
-	mu     sync.Mutex // held while the connection is authenticated
-	client *http.Client
-	repo   name.Repository
-	scheme string
-	// auth is looked up once; keyErr says why configured credentials could not
-	// be read.
-	auth   authn.Authenticator
-	keyErr error
-}
-
-// reference parses ref, with Docker's defaults, and returns its canonical name.
-func (c *Client) reference(ref string) (name.Reference, string, error) {
-	full := layout.NormalizeName(ref)
-	host, _, _ := strings.Cut(full, "/")
-	if host == "localhost" {
-		return nil, "", fmt.Errorf("image reference %q: a registry on localhost needs a port, as in localhost:5000/app", ref)
-	}
-	var opts []name.Option
-	if slices.Contains(c.Insecure, host) {
-		opts = append(opts, name.Insecure)
-	}
-	parsed, err := name.ParseReference(ref, opts...)
+// Repository returns the repository that ref ("[REGISTRY/]NAME[:TAG][@DIGEST]",
+// with Docker's defaults) is in, and the tag or digest that it ends with:
+// the digest when it has both, "latest" when it has neither. Nothing is asked
+// of the registry.
+func (c *Client) Repository(ref string) (repo *Repository, id string, err error) {
+	parsed, err := parseReference(ref)
 	if err != nil {
-		return nil, "", fmt.Errorf("image reference %q is not valid: want [REGISTRY/]NAME[:TAG][@DIGEST], the name in lower case: %w", ref, err)
+		return nil, "", err
 	}
-	return parsed, full, nil
+	return c.repository(parsed.Context()), parsed.Identifier(), nil
 }
 
-// session returns the authenticated session of a repository and makes it on
-// first use.
-func (c *Client) session(ctx context.Context, repo name.Repository) (*session, error) {
+func (c *Client) repository(repo name.Repository) *Repository {
 	c.mu.Lock()
-	if c.sessions == nil {
-		c.sessions = map[string]*session{}
+	defer c.mu.Unlock()
+	if c.repos == nil {
+		c.repos = map[string]*Repository{}
 	}
-	s := c.sessions[repo.Name()]
-	if s == nil {
-		s = &session{repo: repo}
-		c.sessions[repo.Name()] = s
+	r := c.repos[repo.Name()]
+	if r == nil {
+		r = newRepository(c, repo)
+		c.repos[repo.Name()] = r
 	}
-	c.mu.Unlock()
-
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.client != nil {
-		return s, nil
-	}
-	return s, c.authenticate(ctx, s)
+	return r
 }
 
-// authenticate asks the registry what it wants to see and gets a token.
-func (c *Client) authenticate(ctx context.Context, s *session) error {
-	if s.auth == nil {
-		s.auth, s.keyErr = c.credentials(ctx, s.repo)
+// parseReference parses ref, with Docker's defaults.
+func parseReference(ref string) (name.Reference, error) {
+	host, _, _ := strings.Cut(layout.NormalizeName(ref), "/")
+	if host == "localhost" {
+		return nil, fmt.Errorf("image reference %q: a registry on localhost needs a port, as in localhost:5000/app", ref)
 	}
-	g, err := c.guard(s.repo.Registry)
+	parsed, err := name.ParseReference(ref)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("image reference %q is not valid: want [REGISTRY/]NAME[:TAG][@DIGEST], the name in lower case: %w", ref, err)
 	}
-	inner := &retrier{inner: g, attempts: c.attempts(), wait: c.sleep}
-	rt, err := transport.NewWithContext(ctx, s.repo.Registry, s.auth, inner, []string{s.repo.Scope(transport.PullScope)})
-	if err != nil {
-		return withoutURL(err)
-	}
-	s.scheme = "https"
-	if g.plain {
-		s.scheme = "http" // the transport corrects it to what answered
-	}
-	s.client = &http.Client{Transport: rt, CheckRedirect: limitRedirects}
-	return nil
+	return parsed, nil
 }
 
-// credentials looks a repository up in the keychain. When that fails, for
-// example because a credential helper is not installed, access is anonymous and
-// the error is kept for the hint.
-func (c *Client) credentials(ctx context.Context, repo name.Repository) (authn.Authenticator, error) {
-	keychain := c.Keychain
-	if keychain == nil {
-		keychain = authn.DefaultKeychain
+// notify tells people something.
+func (c *Client) notify(format string, args ...any) {
+	if c.Notify != nil {
+		c.Notify(fmt.Sprintf(format, args...))
 	}
-	auth, err := authn.Resolve(ctx, keychain, repo)
-	if err == nil && auth == authn.Anonymous && repo.RegistryStr() == name.DefaultRegistry {
-		auth, err = authn.Resolve(ctx, keychain, hubAlias{}) // what Podman calls it
-	}
-	if err != nil {
-		if errors.Is(err, exec.ErrNotFound) {
-			err = fmt.Errorf("the credential helper is not installed: %w", err)
-		}
-		return authn.Anonymous, err
-	}
-	return auth, nil
 }
 
-// hubAlias is Docker Hub under the name that Podman's login stores.
-type hubAlias struct{}
-
-func (hubAlias) String() string      { return "docker.io" }
-func (hubAlias) RegistryStr() string { return "docker.io" }
+// again tells that something is tried again.
+func (c *Client) again(what string, why error, try int, d time.Duration) {
+	c.notify("%s: %v; trying again in %v (%d of %d)", what, why, d.Round(10*time.Millisecond), try+1, c.attempts())
+}
 
 func (c *Client) attempts() int {
 	if c.Attempts <= 0 {
@@ -158,6 +135,27 @@ func (c *Client) stallTimeout() time.Duration {
 		return time.Minute
 	}
 	return c.StallTimeout
+}
+
+func (c *Client) concurrency() int {
+	if c.Concurrency <= 0 {
+		return 8
+	}
+	return c.Concurrency
+}
+
+func (c *Client) chunkSize() int64 {
+	if c.ChunkSize <= 0 {
+		return 64 << 20
+	}
+	return c.ChunkSize
+}
+
+func (c *Client) userAgent() string {
+	if c.UserAgent == "" {
+		return "bk"
+	}
+	return c.UserAgent
 }
 
 // sleep waits for d or until ctx ends.
@@ -175,41 +173,9 @@ func (c *Client) sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// guard makes the innermost stage for a registry.
-func (c *Client) guard(reg name.Registry) (*guard, error) {
-	own, err := c.pool(reg.Name())
-	if err != nil {
-		return nil, err
-	}
-	others, err := c.pool("")
-	if err != nil {
-		return nil, err
-	}
-	local := isLoopback(hostname(reg.Name()))
-	return &guard{
-		own:      own,
-		others:   others,
-		registry: reg.Name(),
-		local:    local,
-		plain:    local || slices.Contains(c.Insecure, reg.Name()),
-	}, nil
-}
-
-// pool returns the connections to a registry; "": to other hosts.
-func (c *Client) pool(registry string) (*http.Transport, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.pools == nil {
-		c.pools = map[string]*http.Transport{}
-	}
-	if c.pools[registry] == nil {
-		conf, err := c.tlsConfig(registry)
-		if err != nil {
-			return nil, err
-		}
-		c.pools[registry] = newTransport(conf, c.stallTimeout())
-	}
-	return c.pools[registry], nil
+// insecure says whether a registry is listed as insecure.
+func (c *Client) insecure(registry string) bool {
+	return slices.Contains(c.Insecure, registry) || slices.Contains(c.Insecure, shortHost(registry))
 }
 
 // Close closes idle connections.
@@ -227,4 +193,12 @@ func hostname(hostport string) string {
 		return host
 	}
 	return strings.Trim(hostport, "[]")
+}
+
+// shortHost is a registry's name as people write it.
+func shortHost(registry string) string {
+	if registry == name.DefaultRegistry {
+		return "docker.io"
+	}
+	return registry
 }

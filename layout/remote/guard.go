@@ -8,7 +8,9 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -33,22 +35,36 @@ type guard struct {
 // address of this machine or link (a redirect to a cloud's metadata service).
 // Only the registry itself is spoken to with its certificates.
 func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := g.roundTrip(req)
+	if errors.Is(err, errRefused) && req.Body != nil {
+		req.Body.Close()
+	}
+	return resp, err
+}
+
+func (g *guard) roundTrip(req *http.Request) (*http.Response, error) {
 	host := req.URL.Hostname()
 	if req.URL.Scheme != "https" && !(req.URL.Scheme == "http" && g.plain) {
 		return nil, fmt.Errorf("%w: %s:// to %s, which is not listed as insecure", errRefused, req.URL.Scheme, req.URL.Host)
 	}
-	if host != hostname(g.registry) && !g.local && (isLoopback(host) || isLinkLocal(host)) {
+	if host != hostname(g.registry) && isLinkLocal(host) {
+		return nil, fmt.Errorf("%w: %s leads to the link-local address %s", errRefused, g.registry, req.URL.Host)
+	}
+	if host != hostname(g.registry) && !g.local && isLoopback(host) {
 		return nil, fmt.Errorf("%w: %s leads to the internal address %s", errRefused, g.registry, req.URL.Host)
 	}
-	if req.URL.Host == g.registry || req.URL.Host == g.registry+":443" {
+	if sameHost(req.URL.Scheme, req.URL.Host, g.registry) {
 		return g.own.RoundTrip(req)
 	}
 	return g.others.RoundTrip(req)
 }
 
-// limitRedirects bounds a chain of redirects. The client's transport gives
-// credentials to the registry's own host only.
+// limitRedirects bounds a chain of redirects. Only what changes nothing is
+// redirected; credentials go to the registry's own host only, see bouncer.
 func limitRedirects(req *http.Request, via []*http.Request) error {
+	if m := via[0].Method; m != http.MethodGet && m != http.MethodHead {
+		return http.ErrUseLastResponse
+	}
 	if len(via) > maxRedirects {
 		return fmt.Errorf("%w: more than %d redirects", errRefused, maxRedirects)
 	}
@@ -89,34 +105,53 @@ func parseAddr(host string) (netip.Addr, bool) {
 	return parseLegacyIPv4(host)
 }
 
-// newTransport makes a pool of connections.
-func newTransport(conf *tls.Config, silence time.Duration) *http.Transport {
+// newTransport makes a pool of connections. Names must not resolve to the local
+// link nor, unless local is true, to this machine.
+func newTransport(conf *tls.Config, local bool) *http.Transport {
 	dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
 	named := *dialer
-	named.ControlContext = refuseLinkLocal
+	named.ControlContext = func(_ context.Context, _, address string, _ syscall.RawConn) error {
+		return refuseInternal(address, local)
+	}
+	var proxies sync.Map // whose addresses are the user's choice
 	return &http.Transport{
-		Proxy: http.ProxyFromEnvironment,
+		Proxy: func(req *http.Request) (*url.URL, error) {
+			u, err := http.ProxyFromEnvironment(req)
+			if u != nil {
+				proxies.Store(u.Hostname(), true)
+			}
+			return u, err
+		},
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			if isLinkLocal(hostname(addr)) {
+			host := hostname(addr)
+			if _, ok := proxies.Load(host); ok || isLinkLocal(host) || isLoopback(host) {
 				return dialer.DialContext(ctx, network, addr) // the guard let it pass
 			}
 			return named.DialContext(ctx, network, addr)
 		},
 		TLSClientConfig:       conf,
 		ForceAttemptHTTP2:     true,
+		HTTP2:                 &http.HTTP2Config{MaxReceiveBufferPerStream: 16 << 20, MaxReadFrameSize: 1 << 20},
 		MaxIdleConns:          64,
 		MaxIdleConnsPerHost:   16,
 		IdleConnTimeout:       90 * time.Second,
 		TLSHandshakeTimeout:   15 * time.Second,
 		ExpectContinueTimeout: time.Second,
-		ResponseHeaderTimeout: silence,
+		ReadBufferSize:        64 << 10,
+		WriteBufferSize:       256 << 10,
 		DisableCompression:    true, // digests are of the bytes as stored
 	}
 }
 
-// refuseLinkLocal stops a connection to a name that resolves to the local link.
-func refuseLinkLocal(_ context.Context, _, address string, _ syscall.RawConn) error {
-	if ap, err := netip.ParseAddrPort(address); err == nil && linkLocal(ap.Addr().WithZone("")) {
+// refuseInternal stops a connection to a name that resolves to the local link
+// or, unless local is true, to this machine.
+func refuseInternal(address string, local bool) error {
+	ap, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return nil
+	}
+	addr := ap.Addr().WithZone("").Unmap()
+	if linkLocal(addr) || !local && (addr.IsLoopback() || addr.IsUnspecified()) {
 		return fmt.Errorf("%w: it resolves to the internal address %s", errRefused, ap.Addr())
 	}
 	return nil

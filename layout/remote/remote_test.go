@@ -216,8 +216,8 @@ func TestResolveErrors(t *testing.T) {
 	}{
 		"no tag":       {ref: "app:none", is: fs.ErrNotExist, want: []string{"resolve HOST/app:none from registry HOST", "check the name and the tag"}},
 		"no platform":  {ref: "app:v1", want: []string{"no image for platform linux/amd64; available platforms: linux/arm64", "or use another image"}},
-		"unauthorized": {ref: "app:v1", fault: deny(401), is: fs.ErrPermission, want: []string{"needs credentials", "docker login HOST"}},
-		"forbidden":    {ref: "app:v1", fault: deny(403), is: fs.ErrPermission, want: []string{"authentication required", "docker login HOST"}},
+		"unauthorized": {ref: "app:v1", fault: deny(401), is: fs.ErrPermission, want: []string{"needs credentials", "bk login HOST"}},
+		"forbidden":    {ref: "app:v1", fault: deny(403), is: fs.ErrPermission, want: []string{"authentication required", "bk login HOST"}},
 		"upper case":   {ref: "App", want: []string{"is not valid", "lower case"}},
 		"bad digest":   {ref: "app@sha256:abc", want: []string{"is not valid"}},
 	} {

@@ -8,11 +8,8 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"net/url"
 	"strings"
 
-	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -45,126 +42,126 @@ type Resolved struct {
 // selects the image for it; see [layout.Select]. Digests are verified: that in
 // ref, those of what the index names, and that of the registry's header.
 func (c *Client) Resolve(ctx context.Context, ref string, platform *ocispec.Platform) (Resolved, error) {
-	parsed, full, err := c.reference(ref)
+	repo, id, err := c.Repository(ref)
 	if err != nil {
 		return Resolved{}, err
 	}
-	s, err := c.session(ctx, parsed.Context())
-	var r Resolved
-	if err == nil {
-		r.Name = full
-		r.Descriptor, r.Raw, err = c.manifest(ctx, s, parsed.Identifier(), "")
-	}
+	res := Resolved{Name: layout.NormalizeName(ref)}
+	var e *endpoint
+	res.Descriptor, res.Raw, e, err = repo.document(ctx, id, "")
 	if err == nil && platform != nil {
-		err = c.selectImage(ctx, s, &r, *platform)
+		err = repo.selectImage(ctx, &res, *platform)
 	}
 	if err != nil {
-		return Resolved{}, fail("resolve", full, parsed.Context().RegistryStr(), s, err)
+		return Resolved{}, fail("resolve", res.Name, e, err)
 	}
-	return r, nil
+	return res, nil
 }
 
 // Select completes a result of Resolve with the image for another platform. The
 // reference is not resolved again, so all platforms are of one index.
-func (c *Client) Select(ctx context.Context, r Resolved, platform ocispec.Platform) (Resolved, error) {
-	parsed, full, err := c.reference(r.Name)
+func (c *Client) Select(ctx context.Context, res Resolved, platform ocispec.Platform) (Resolved, error) {
+	repo, _, err := c.Repository(res.Name)
 	if err != nil {
 		return Resolved{}, err
 	}
-	s, err := c.session(ctx, parsed.Context())
-	if err == nil {
-		err = c.selectImage(ctx, s, &r, platform)
+	if err := repo.selectImage(ctx, &res, platform); err != nil {
+		e, _ := repo.home()
+		return Resolved{}, fail("resolve", res.Name, e, err)
 	}
-	if err != nil {
-		return Resolved{}, fail("resolve", full, parsed.Context().RegistryStr(), s, err)
-	}
-	return r, nil
+	return res, nil
 }
 
-// Head asks for the descriptor of ref without its content, which registries
-// don't count as a pull. The digest is what the registry says: nothing
-// verifies it before the content is read.
+// Head is [Repository.Head] of ref.
 func (c *Client) Head(ctx context.Context, ref string) (ocispec.Descriptor, error) {
-	parsed, full, err := c.reference(ref)
+	repo, id, err := c.Repository(ref)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	var desc ocispec.Descriptor
-	s, err := c.session(ctx, parsed.Context())
-	if err == nil {
-		desc, err = s.head(ctx, parsed)
-	}
-	if err != nil {
-		return ocispec.Descriptor{}, fail("look up", full, parsed.Context().RegistryStr(), s, err)
-	}
-	return desc, nil
+	return repo.Head(ctx, id)
 }
 
-func (s *session) head(ctx context.Context, ref name.Reference) (ocispec.Descriptor, error) {
-	resp, err := s.do(ctx, http.MethodHead, "manifests/"+ref.Identifier(), http.Header{"Accept": {accept}})
-	if err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	resp.Body.Close()
-	desc := ocispec.Descriptor{
-		MediaType: mediaType(resp.Header),
-		Digest:    digest.Digest(resp.Header.Get("Docker-Content-Digest")),
-		Size:      resp.ContentLength,
-	}
-	if dg, ok := ref.(name.Digest); ok && desc.Digest == "" {
-		desc.Digest = digest.Digest(dg.DigestStr())
-	}
-	return desc, layout.CheckDescriptor(desc)
-}
-
-// selectImage fills in the platform's part of r.
-func (c *Client) selectImage(ctx context.Context, s *session, r *Resolved, platform ocispec.Platform) error {
+// selectImage fills in the platform's part of res.
+func (r *Repository) selectImage(ctx context.Context, res *Resolved, platform ocispec.Platform) error {
 	fetch := func(desc ocispec.Descriptor, max int64) ([]byte, error) {
 		switch {
-		case desc.Digest == r.Descriptor.Digest:
-			return r.Raw, nil
-		case layout.IsIndex(desc.MediaType) || layout.IsManifest(desc.MediaType):
-			return c.document(ctx, s, desc)
+		case desc.Digest == res.Descriptor.Digest:
+			return res.Raw, nil
+		case isDocument(desc):
+			b, _, err := r.fetch(ctx, desc)
+			return b, err
 		}
-		return c.readBlob(ctx, s, desc, max)
+		return r.readBlob(ctx, desc, max)
 	}
 	var err error
-	if r.Manifest, err = layout.Select(r.Descriptor, platform, fetch); err != nil {
+	if res.Manifest, err = layout.Select(res.Descriptor, platform, fetch); err != nil {
 		return err
 	}
-	if r.ManifestRaw, err = fetch(r.Manifest, layout.MaxManifest); err != nil {
+	if res.ManifestRaw, err = fetch(res.Manifest, layout.MaxManifest); err != nil {
 		return err
 	}
-	m, err := layout.ParseManifest(r.Manifest.MediaType, r.ManifestRaw)
+	m, err := layout.ParseManifest(res.Manifest.MediaType, res.ManifestRaw)
 	if err != nil {
 		return err
 	}
-	r.Config, err = fetch(m.Config, layout.MaxConfig)
+	res.Config, err = fetch(m.Config, layout.MaxConfig)
 	return err
 }
 
-// document fetches the manifest or index that desc names.
-func (c *Client) document(ctx context.Context, s *session, desc ocispec.Descriptor) ([]byte, error) {
-	got, b, err := c.manifest(ctx, s, desc.Digest.String(), desc.MediaType)
+// fetch returns the manifest or index that desc names, and where it came from.
+func (r *Repository) fetch(ctx context.Context, desc ocispec.Descriptor) ([]byte, *endpoint, error) {
+	if kept, ok := r.docs.get(desc.Digest); ok && kept.mediaType == desc.MediaType && int64(len(kept.b)) == desc.Size {
+		return kept.b, nil, nil
+	}
+	got, b, e, err := r.document(ctx, desc.Digest.String(), desc.MediaType)
 	if err != nil {
-		return nil, fmt.Errorf("manifest %s: %w", desc.Digest, err)
+		return nil, e, fmt.Errorf("manifest %s: %w", desc.Digest, err)
 	}
 	if got.Size != desc.Size {
-		return nil, fmt.Errorf("manifest %s: it has %d bytes, want %d", desc.Digest, got.Size, desc.Size)
+		return nil, e, fmt.Errorf("manifest %s: it has %d bytes, want %d", desc.Digest, got.Size, desc.Size)
 	}
-	return b, nil
+	return b, e, nil
 }
 
-// manifest fetches and verifies a document by tag or digest. The media type
-// that a descriptor promised, if any, must be that of the document.
-func (c *Client) manifest(ctx context.Context, s *session, id, want string) (ocispec.Descriptor, []byte, error) {
+// document fetches and verifies a document by tag or digest, and keeps it. The
+// media type that a descriptor promised, if any, must be that of the document.
+func (r *Repository) document(ctx context.Context, id, want string) (desc ocispec.Descriptor, b []byte, e *endpoint, err error) {
+	_, parseErr := digest.Parse(id)
+	e, err = r.read(ctx, parseErr == nil, func(e *endpoint) error {
+		desc, b, err = e.manifest(ctx, id, want)
+		return err
+	})
+	if err == nil {
+		r.docs.keep(desc, b)
+	}
+	return desc, b, e, err
+}
+
+// manifest fetches and verifies a document of an endpoint.
+func (e *endpoint) manifest(ctx context.Context, id, want string) (ocispec.Descriptor, []byte, error) {
+	if err := checkID(id); err != nil {
+		return ocispec.Descriptor{}, nil, err
+	}
+	c := call{method: http.MethodGet, path: "manifests/" + id, header: http.Header{"Accept": {accept}}, ok: ok200}
+	b, h, err := e.get(ctx, c, layout.MaxManifest)
+	if err != nil {
+		return ocispec.Descriptor{}, nil, err
+	}
+	return describe(h, id, want, b)
+}
+
+// get returns the body of an answer of at most max bytes, and its header. A body
+// that breaks is asked for again.
+func (e *endpoint) get(ctx context.Context, c call, max int64) ([]byte, http.Header, error) {
+	client := e.host.client
 	for try := 1; ; try++ {
-		desc, b, err := s.manifest(ctx, c, id, want)
-		if !errors.Is(err, errBroken) || try >= c.attempts() {
-			return desc, b, err
+		b, h, err := e.getOnce(ctx, c, max)
+		if !errors.Is(err, errBroken) || try >= client.attempts() || ctx.Err() != nil {
+			return b, h, err
 		}
-		if err := c.sleep(ctx, backoff(try)); err != nil {
-			return desc, nil, err
+		client.again("read of "+c.path+" at "+shortHost(e.host.name), err, try, backoff(try))
+		if err := client.sleep(ctx, backoff(try)); err != nil {
+			return nil, nil, err
 		}
 	}
 }
@@ -172,25 +169,23 @@ func (c *Client) manifest(ctx context.Context, s *session, id, want string) (oci
 // errBroken marks a body that ended before its time.
 var errBroken = errors.New("the connection broke")
 
-func (s *session) manifest(ctx context.Context, c *Client, id, want string) (desc ocispec.Descriptor, b []byte, err error) {
-	ctx, watch := newWatch(ctx, c.stallTimeout())
-	defer watch.stop()
-	resp, err := s.do(ctx, http.MethodGet, "manifests/"+id, http.Header{"Accept": {accept}})
+func (e *endpoint) getOnce(ctx context.Context, c call, max int64) ([]byte, http.Header, error) {
+	resp, err := e.do(ctx, c)
 	if err != nil {
-		return desc, nil, watch.cause(err)
+		return nil, nil, err
 	}
 	defer resp.Body.Close()
-	if resp.ContentLength > layout.MaxManifest {
-		return desc, nil, fmt.Errorf("it has %d bytes, at most %d are read", resp.ContentLength, layout.MaxManifest)
+	if resp.ContentLength > max {
+		return nil, nil, fmt.Errorf("it has %d bytes, at most %d are read", resp.ContentLength, max)
 	}
-	b, err = io.ReadAll(io.LimitReader(watch.reader(resp.Body), layout.MaxManifest+1))
+	b, err := io.ReadAll(io.LimitReader(resp.Body, max+1))
 	if err != nil {
-		return desc, nil, fmt.Errorf("%w: %w", errBroken, watch.cause(err))
+		return nil, nil, fmt.Errorf("%w: %w", errBroken, err)
 	}
-	if len(b) > layout.MaxManifest {
-		return desc, nil, fmt.Errorf("it has more than %d bytes", layout.MaxManifest)
+	if int64(len(b)) > max {
+		return nil, nil, fmt.Errorf("it has more than %d bytes", max)
 	}
-	return describe(resp.Header, id, want, b)
+	return b, resp.Header, nil
 }
 
 // describe verifies a document and makes its descriptor.
@@ -259,24 +254,4 @@ func mediaType(h http.Header) string {
 		return ""
 	}
 	return mt
-}
-
-// do sends a request about the session's repository and turns an answer that is
-// an error into one. The caller closes the body.
-func (s *session) do(ctx context.Context, method, path string, header http.Header) (*http.Response, error) {
-	u := url.URL{Scheme: s.scheme, Host: s.repo.RegistryStr(), Path: "/v2/" + s.repo.RepositoryStr() + "/" + path}
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
-	if err != nil {
-		return nil, err
-	}
-	req.Header = header
-	resp, err := s.client.Do(req)
-	if err != nil {
-		return nil, withoutURL(err)
-	}
-	if err := transport.CheckError(resp, http.StatusOK, http.StatusPartialContent); err != nil {
-		resp.Body.Close()
-		return nil, err
-	}
-	return resp, nil
 }

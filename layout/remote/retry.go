@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -20,18 +21,24 @@ const (
 	maxRetryAfter = 2 * time.Minute
 )
 
-// retrier sends a request again after a temporary failure. Only requests that
-// change nothing are sent twice.
+// retrier is the stage that sends a request again after a temporary failure.
+// It does so with every request that can be repeated: its body can be had
+// again, and twice is the same as once. That is not so of a part of an upload,
+// whose sender looks first what has arrived.
 type retrier struct {
-	inner    http.RoundTripper
-	attempts int
-	wait     func(context.Context, time.Duration) error
+	inner  http.RoundTripper
+	client *Client
+	host   string
 }
 
 // RoundTrip returns the first response that is final, or the last one.
 func (r *retrier) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.Method != http.MethodGet && req.Method != http.MethodHead {
-		return r.inner.RoundTrip(req)
+	attempts := termsOf(req.Context()).attempts
+	if attempts <= 0 {
+		attempts = r.client.attempts()
+	}
+	if req.Method == http.MethodPatch || hasBody(req) && req.GetBody == nil {
+		attempts = 1
 	}
 	for try := 1; ; try++ {
 		resp, err := r.inner.RoundTrip(req)
@@ -41,17 +48,44 @@ func (r *retrier) RoundTrip(req *http.Request) (*http.Response, error) {
 		} else if temporaryStatus(resp.StatusCode) {
 			delay, again = retryAfter(resp.Header, delay)
 		}
-		if !again || try >= r.attempts || req.Context().Err() != nil {
+		if !again || try >= attempts || req.Context().Err() != nil {
 			return resp, err
 		}
 		if resp != nil {
-			_, _ = io.CopyN(io.Discard, resp.Body, 64<<10)
-			resp.Body.Close()
+			err = fmt.Errorf("the answer is %d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
+			drain(resp)
 		}
-		if err := r.wait(req.Context(), delay); err != nil {
+		r.client.again(req.Method+" "+req.URL.Path+" at "+shortHost(r.host), withoutURL(err), try, delay)
+		if err := r.client.sleep(req.Context(), delay); err != nil {
+			return nil, err
+		}
+		if req, err = rewound(req); err != nil {
 			return nil, err
 		}
 	}
+}
+
+func hasBody(req *http.Request) bool { return req.Body != nil && req.Body != http.NoBody }
+
+// rewound is a request that can be sent again.
+func rewound(req *http.Request) (*http.Request, error) {
+	if !hasBody(req) {
+		return req, nil
+	}
+	body, err := req.GetBody()
+	if err != nil {
+		return nil, err
+	}
+	req = req.Clone(req.Context())
+	req.Body = body
+	return req, nil
+}
+
+// drain ends a response whose body does not matter, so that its connection can
+// be used again.
+func drain(resp *http.Response) {
+	_, _ = io.CopyN(io.Discard, resp.Body, 64<<10)
+	resp.Body.Close()
 }
 
 // backoff is how long to wait after the try-th failure: doubling, with jitter

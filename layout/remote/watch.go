@@ -3,42 +3,50 @@ package remote
 import (
 	"context"
 	"io"
+	"net/http"
+	"sync/atomic"
 	"time"
 )
 
-// watch ends a request whose server is silent for too long.
+// patience is the stage that ends a request whose server is silent for too
+// long: before it answers, while it takes the request's body, and while it
+// sends its own. The time that others take, who give the body or read the
+// answer, does not count.
+type patience struct {
+	inner http.RoundTripper
+	limit time.Duration
+}
+
+// RoundTrip sends req and watches it, also after it returned.
+func (p *patience) RoundTrip(req *http.Request) (*http.Response, error) {
+	limit := max(p.limit, termsOf(req.Context()).patience)
+	ctx, cancel := context.WithCancelCause(req.Context())
+	w := &watch{ctx: ctx, cancel: cancel, silence: limit}
+	w.timer = time.AfterFunc(limit, func() { cancel(errStalled) })
+	req = req.WithContext(ctx)
+	if req.Body != nil && req.Body != http.NoBody {
+		req.Body = &sent{ReadCloser: req.Body, watch: w}
+	}
+	resp, err := p.inner.RoundTrip(req)
+	w.answered.Store(true)
+	w.timer.Stop()
+	if err != nil {
+		err = w.cause(err)
+		w.stop()
+		return nil, err
+	}
+	resp.Body = &received{ReadCloser: resp.Body, watch: w}
+	return resp, nil
+}
+
+// watch is the clock of one request.
 type watch struct {
-	ctx     context.Context
-	cancel  context.CancelCauseFunc
-	timer   *time.Timer
-	silence time.Duration
+	ctx      context.Context
+	cancel   context.CancelCauseFunc
+	timer    *time.Timer
+	silence  time.Duration
+	answered atomic.Bool
 }
-
-// newWatch returns a context that ends when nothing was read for that long.
-func newWatch(ctx context.Context, silence time.Duration) (context.Context, *watch) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	w := &watch{ctx: ctx, cancel: cancel, silence: silence}
-	w.timer = time.AfterFunc(silence, func() { cancel(errStalled) })
-	w.timer.Stop() // the transport has its own limit for the header
-	return ctx, w
-}
-
-// read reads once, with the clock running.
-func (w *watch) read(r io.Reader, p []byte) (int, error) {
-	w.timer.Reset(w.silence)
-	defer w.timer.Stop()
-	return r.Read(p)
-}
-
-// reader is r under the watch.
-func (w *watch) reader(r io.Reader) io.Reader { return watched{w, r} }
-
-type watched struct {
-	watch *watch
-	r     io.Reader
-}
-
-func (r watched) Read(p []byte) (int, error) { return r.watch.read(r.r, p) }
 
 // cause returns why the context ended, if it did, else err.
 func (w *watch) cause(err error) error {
@@ -52,4 +60,44 @@ func (w *watch) cause(err error) error {
 func (w *watch) stop() {
 	w.timer.Stop()
 	w.cancel(nil)
+}
+
+// sent is a request's body. The clock stands while its source is read.
+type sent struct {
+	io.ReadCloser
+	watch *watch
+}
+
+func (s *sent) Read(p []byte) (int, error) {
+	if s.watch.answered.Load() {
+		return s.ReadCloser.Read(p)
+	}
+	s.watch.timer.Stop()
+	n, err := s.ReadCloser.Read(p)
+	if !s.watch.answered.Load() {
+		s.watch.timer.Reset(s.watch.silence)
+	}
+	return n, err
+}
+
+// received is a response's body. The clock runs while it is read.
+type received struct {
+	io.ReadCloser
+	watch *watch
+}
+
+func (r *received) Read(p []byte) (int, error) {
+	r.watch.timer.Reset(r.watch.silence)
+	n, err := r.ReadCloser.Read(p)
+	r.watch.timer.Stop()
+	if err != nil {
+		err = r.watch.cause(err)
+	}
+	return n, err
+}
+
+func (r *received) Close() error {
+	err := r.ReadCloser.Close()
+	r.watch.stop()
+	return err
 }
