@@ -354,6 +354,31 @@ func TestAdoptFile(t *testing.T) {
 	}
 }
 
+// A file that the caller has hashed becomes a blob by its name alone.
+func TestAdoptVerified(t *testing.T) {
+	d := newLayout(t)
+	path := filepath.Join(d.Path(), tmpDir, "mine")
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("content"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	desc := descriptorOf("content")
+	if err := d.AdoptVerified(path, "sha256:../x"); err == nil {
+		t.Error("adopted under a digest that is none")
+	}
+	if err := d.AdoptVerified(path, desc.Digest); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := d.ReadBlob(desc, 100); err != nil || string(b) != "content" {
+		t.Errorf("blob %q, %v", b, err)
+	}
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the file is still there: %v", err)
+	}
+}
+
 // LinkFrom gives an independent name to the same bytes; a torn or missing
 // source is refused.
 func TestLinkFrom(t *testing.T) {

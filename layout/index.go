@@ -21,6 +21,10 @@ import (
 // org.opencontainers.image.ref.name.
 const AnnotationImageName = "io.containerd.image.name"
 
+// ErrIndexFull says that index.json cannot take an entry: it would be larger
+// than readers accept. Remove names that nobody needs.
+var ErrIndexFull = errors.New("index.json is full")
+
 const indexLock = ocispec.ImageIndexFile + ".lock"
 
 func (d *Dir) indexPath() string { return filepath.Join(d.path, ocispec.ImageIndexFile) }
@@ -49,23 +53,38 @@ func (d *Dir) Index() (ocispec.Index, error) {
 
 // writeIndex replaces index.json. The caller holds the lock.
 func (d *Dir) writeIndex(index ocispec.Index) error {
+	if len(index.Manifests) > maxEntries {
+		return fmt.Errorf("%w: it would have %d entries, at most %d are read", ErrIndexFull, len(index.Manifests), maxEntries)
+	}
 	b, err := json.Marshal(index)
 	if err != nil {
 		return err
 	}
 	if len(b) > MaxManifest {
-		return fmt.Errorf("index.json would have %d bytes, at most %d are read", len(b), MaxManifest)
+		return fmt.Errorf("%w: it would have %d bytes, at most %d are read", ErrIndexFull, len(b), MaxManifest)
 	}
 	return d.replaceFile(ocispec.ImageIndexFile, b)
 }
 
-// updateIndex applies change to index.json under the lock and writes the result
-// when it differs. A change that has no effect does not even take the lock,
-// whose file would show as a write to the directory.
+// updateIndex is Update for a change that cannot fail. One that has no effect
+// does not even take the lock, whose file would show as a write to the
+// directory; so change may run twice.
 func (d *Dir) updateIndex(change func(*ocispec.Index)) error {
 	if old, err := d.Index(); err == nil && reflect.DeepEqual(changed(old, change), old) {
 		return nil
 	}
+	return d.Update(func(index *ocispec.Index) error {
+		change(index)
+		return nil
+	})
+}
+
+// Update applies change to index.json and writes the result when it differs. No
+// other process changes index.json meanwhile, so change may also look at blobs
+// that the index leads to, add and remove them. It runs once; an error of it
+// leaves index.json as it was, and is returned. A missing index.json is taken
+// for an empty one.
+func (d *Dir) Update(change func(*ocispec.Index) error) error {
 	unlock, err := d.lockIndex()
 	if err != nil {
 		return err
@@ -78,9 +97,10 @@ func (d *Dir) updateIndex(change func(*ocispec.Index)) error {
 	if err != nil {
 		return err
 	}
-	index := changed(old, change)
-	if reflect.DeepEqual(index, old) {
-		return nil
+	var failed error
+	index := changed(old, func(index *ocispec.Index) { failed = change(index) })
+	if failed != nil || reflect.DeepEqual(index, old) {
+		return failed
 	}
 	return d.writeIndex(index)
 }

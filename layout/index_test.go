@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -210,5 +211,58 @@ func TestNormalizeName(t *testing.T) {
 		if again := NormalizeName(want); again != want {
 			t.Errorf("NormalizeName(%q) = %q, want the same", want, again)
 		}
+	}
+}
+
+// An update whose change fails leaves index.json alone and gives the error
+// back; one that succeeds is seen by the next reader.
+func TestUpdate(t *testing.T) {
+	d := newLayout(t)
+	want := errors.New("not today")
+	err := d.Update(func(index *ocispec.Index) error {
+		index.Manifests = append(index.Manifests, descriptorOf("a"))
+		return want
+	})
+	if !errors.Is(err, want) {
+		t.Errorf("Update = %v, want %v", err, want)
+	}
+	if index, err := d.Index(); err != nil || len(index.Manifests) != 0 {
+		t.Errorf("after a failed update: %v, %v", index.Manifests, err)
+	}
+	runs := 0
+	err = d.Update(func(index *ocispec.Index) error {
+		runs++
+		index.Manifests = append(index.Manifests, descriptorOf("a"))
+		return nil
+	})
+	if index, errIndex := d.Index(); err != nil || errIndex != nil || len(index.Manifests) != 1 || runs != 1 {
+		t.Errorf("after %d runs of an update: %v, %v, %v", runs, index.Manifests, err, errIndex)
+	}
+}
+
+// What readers would refuse is not written: the layout stays readable.
+func TestIndexFull(t *testing.T) {
+	d := newLayout(t)
+	fill := func(n int) error {
+		return d.Update(func(index *ocispec.Index) error {
+			index.Manifests = slices.Repeat([]ocispec.Descriptor{descriptorOf("a")}, n)
+			return nil
+		})
+	}
+	if err := fill(maxEntries); err != nil {
+		t.Fatal(err)
+	}
+	if err := fill(maxEntries + 1); !errors.Is(err, ErrIndexFull) {
+		t.Errorf("one entry too many: %v, want %v", err, ErrIndexFull)
+	}
+	err := d.Update(func(index *ocispec.Index) error {
+		index.Annotations = map[string]string{"k": strings.Repeat("v", MaxManifest)}
+		return nil
+	})
+	if !errors.Is(err, ErrIndexFull) {
+		t.Errorf("too large: %v, want %v", err, ErrIndexFull)
+	}
+	if index, err := d.Index(); err != nil || len(index.Manifests) != maxEntries {
+		t.Errorf("%d entries, %v", len(index.Manifests), err)
 	}
 }
