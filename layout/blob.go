@@ -39,6 +39,24 @@ func (d *Dir) OpenBlob(desc ocispec.Descriptor) (*BlobReader, error) {
 	return r, nil
 }
 
+// OpenFile opens a blob's file for a reader that verifies it elsewhere, such as
+// a client that the bytes are sent to. What Stat says about missing blobs holds
+// here too. The caller closes the file.
+func (d *Dir) OpenFile(dg digest.Digest) (*os.File, int64, error) {
+	if _, err := d.Stat(dg); err != nil {
+		return nil, 0, err
+	}
+	path, err := d.BlobPath(dg)
+	if err != nil {
+		return nil, 0, err
+	}
+	f, fi, err := openRegular(path)
+	if err != nil {
+		return nil, 0, fmt.Errorf("open blob %s: %w", dg, notExist(err))
+	}
+	return f, fi.Size(), nil
+}
+
 // Read reads on, and verifies the whole blob when it comes to its end.
 func (r *BlobReader) Read(p []byte) (int, error) {
 	n, err := r.VerifyReader.Read(p)
