@@ -16,7 +16,7 @@ build: ## bin/bk, static, for this machine
 	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/bk ./cmd/bk
 
 test: deps bases ## vet and all tests; as root it first installs what they need; RACE=1, PKGS=./x/...
-	@hack/tool registry crane oras
+	@hack/tool registry crane oras conformance
 	go vet $(PKGS)
 	@BK_TEST_BUSYBOX_ARM64=$(CURDIR)/.cache/bases/busybox/busybox-arm64 \
 	$(if $(RACE),CGO_ENABLED=1) go test -json $(if $(RACE),-race) -timeout $(TIMEOUT) $(PKGS) | go run ./hack/testreport
@@ -39,7 +39,7 @@ conformance: build bases ## build testdata/corpus with bk and with buildkitd and
 	go run ./hack/conformance -bk bin/bk $(if $(RUN),-run '$(RUN)')
 
 bench: build bases ## measure bk beside other builders; ARGS="-n 5 -only hello"
-	@hack/tool registry crane oras buildkitd buildctl
+	@hack/tool registry crane buildkitd buildctl
 	go run ./hack/bench $(ARGS)
 
 demo: build ## build a program for two platforms and run both from the image
