@@ -18,12 +18,16 @@ package hosts
 import (
 	"fmt"
 	"strings"
+	"sync"
 )
 
 // Config is what the files say. The zero value and nil say nothing: every
 // repository is where its name says. It is safe for concurrent use.
 type Config struct {
+	lazy  sync.Once
+	paths *Paths          // to be read when it is used; nil: rules are complete
 	rules map[string]rule // by prefix
+	err   error
 }
 
 // An Endpoint is one place of a repository.
@@ -105,7 +109,13 @@ func (c *Config) Destination(name string) (Endpoint, error) {
 // find returns the rule with the longest prefix of name. Without one the rule is
 // empty.
 func (c *Config) find(name string) (rule, string, error) {
-	if c == nil || len(c.rules) == 0 {
+	if c == nil {
+		return rule{}, "", nil
+	}
+	if c.lazy.Do(c.read); c.err != nil {
+		return rule{}, "", c.err
+	}
+	if len(c.rules) == 0 {
 		return rule{}, "", nil
 	}
 	name = canonical(name)

@@ -300,6 +300,12 @@ func TestBroken(t *testing.T) {
 	}
 	dir := t.TempDir()
 	write(t, dir, "big.conf", strings.Repeat("#", maxFile+1), "d/x.conf", "[")
+	c := Lazy(Paths{File: dir})
+	for range 2 {
+		if _, err := c.Endpoints("a/x", false); err == nil || !strings.Contains(err.Error(), dir) {
+			t.Errorf("Endpoints of a broken configuration: %v", err)
+		}
+	}
 	for _, p := range []Paths{{File: dir}, {File: filepath.Join(dir, "big.conf")}, {Dirs: []string{filepath.Join(dir, "d")}}, {Dirs: []string{filepath.Join(dir, "big.conf")}}} {
 		if _, err := Load(p); err == nil || !strings.Contains(err.Error(), dir) {
 			t.Errorf("Load(%v): %v", p, err)

@@ -53,24 +53,43 @@ func exists(path string) bool {
 // with the same prefix; within a file the first counts. Errors name the file and
 // the line.
 func Load(p Paths) (*Config, error) {
-	c := &Config{rules: map[string]rule{}}
+	c := Lazy(p)
+	if c.lazy.Do(c.read); c.err != nil {
+		return nil, c.err
+	}
+	return c, nil
+}
+
+// Lazy is Load at the first time that a repository is looked up, which then
+// returns the error: who stays away from registries does not need the files.
+func Lazy(p Paths) *Config { return &Config{paths: &p} }
+
+func (c *Config) read() {
+	if c.paths == nil {
+		return
+	}
+	c.rules = map[string]rule{}
+	c.err = c.loadAll(*c.paths)
+}
+
+func (c *Config) loadAll(p Paths) error {
 	if p.File != "" {
 		if err := c.load(p.File, false); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	for _, dir := range p.Dirs {
 		files, err := dropIns(dir)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		for _, f := range files {
 			if err := c.load(f, true); err != nil {
-				return nil, err
+				return err
 			}
 		}
 	}
-	return c, nil
+	return nil
 }
 
 func (c *Config) load(path string, dropIn bool) error {
