@@ -3,6 +3,7 @@ module bk.build/bk
 go 1.26.8
 
 require (
+	github.com/Masterminds/semver/v3 v3.5.0
 	github.com/containerd/platforms v1.0.0-rc.5
 	github.com/docker/docker-credential-helpers v0.9.9
 	github.com/gofrs/flock v0.13.1
