@@ -20,6 +20,7 @@ import (
 	"bk.build/bk/layout"
 	"bk.build/bk/layout/archive"
 	"bk.build/bk/layout/layer"
+	"bk.build/bk/layout/transfer"
 )
 
 // built is what an export made: the image, when an output is one.
@@ -191,12 +192,12 @@ func (x *exporter) write(ctx context.Context, o *output, desc ocispecs.Descripto
 	case o.kind == outImage:
 		return store.SetRefs(o.storeNames(desc), desc)
 	case o.dir:
-		return archive.ExportDir(ctx, store, desc, o.names, o.dest)
+		return archive.ExportDir(ctx, transfer.Layout(store), desc, o.names, o.dest)
 	case o.kind == outOCI:
-		return x.env.write(o.dest, func(w io.Writer) error { return archive.WriteOCI(ctx, w, store, desc, o.names) })
+		return x.env.write(o.dest, func(w io.Writer) error { return archive.WriteOCI(ctx, w, transfer.Layout(store), desc, o.names) })
 	}
 	return x.env.write(o.dest, func(w io.Writer) error {
-		return archive.WriteDocker(ctx, w, store, desc, o.names, nil)
+		return archive.WriteDocker(ctx, w, transfer.Layout(store), desc, o.names, nil)
 	})
 }
 

@@ -22,6 +22,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"bk.build/bk/layout"
+	"bk.build/bk/layout/transfer"
 )
 
 func newStore(t *testing.T) *layout.Dir {
@@ -84,7 +85,7 @@ func TestExportDir(t *testing.T) {
 	store := newStore(t)
 	list := putIndex(t, store, putImage(t, store, "amd64"), putImage(t, store, "arm64"))
 	dir := filepath.Join(t.TempDir(), "out")
-	if err := ExportDir(t.Context(), store, list, []string{"docker.io/library/app:v1", "docker.io/library/app:v2"}, dir); err != nil {
+	if err := ExportDir(t.Context(), transfer.Layout(store), list, []string{"docker.io/library/app:v1", "docker.io/library/app:v2"}, dir); err != nil {
 		t.Fatal(err)
 	}
 	out, err := layout.Open(dir)
@@ -108,7 +109,7 @@ func TestExportDir(t *testing.T) {
 		t.Errorf("the directory has %v", got)
 	}
 	other := putImage(t, store, "s390x")
-	if err := ExportDir(t.Context(), store, other, nil, dir); err != nil {
+	if err := ExportDir(t.Context(), transfer.Layout(store), other, nil, dir); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := out.Resolve("latest"); err != nil || got.Digest != other.Digest {
@@ -140,7 +141,7 @@ func TestExportDirFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := filepath.Join(t.TempDir(), "out")
-	if err := ExportDir(t.Context(), store, img, nil, dir); !errors.Is(err, fs.ErrNotExist) {
+	if err := ExportDir(t.Context(), transfer.Layout(store), img, nil, dir); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("ExportDir: %v", err)
 	}
 	out, err := layout.Open(dir)
@@ -151,8 +152,8 @@ func TestExportDirFails(t *testing.T) {
 		t.Errorf("index.json = %v, %v", index, err)
 	}
 	for name, write := range map[string]func(io.Writer) error{
-		"OCI":    func(w io.Writer) error { return WriteOCI(t.Context(), w, store, img, nil) },
-		"docker": func(w io.Writer) error { return WriteDocker(t.Context(), w, store, img, nil, nil) },
+		"OCI":    func(w io.Writer) error { return WriteOCI(t.Context(), w, transfer.Layout(store), img, nil) },
+		"docker": func(w io.Writer) error { return WriteDocker(t.Context(), w, transfer.Layout(store), img, nil, nil) },
 	} {
 		var b bytes.Buffer
 		if err := write(&b); !errors.Is(err, fs.ErrNotExist) || b.Len() != 0 {
@@ -192,7 +193,7 @@ func TestWriteOCI(t *testing.T) {
 	list := putIndex(t, store, putImage(t, store, "amd64"), putImage(t, store, "arm64"))
 	write := func() []byte {
 		var b bytes.Buffer
-		if err := WriteOCI(t.Context(), &b, store, list, []string{"docker.io/library/app:v1"}); err != nil {
+		if err := WriteOCI(t.Context(), &b, transfer.Layout(store), list, []string{"docker.io/library/app:v1"}); err != nil {
 			t.Fatal(err)
 		}
 		return b.Bytes()
@@ -239,7 +240,7 @@ func TestWriteDocker(t *testing.T) {
 	names := []string{"docker.io/library/app:v1", "host:5000/me/app:v2", "docker.io/library/app@sha256:" + strings.Repeat("a", 64)}
 
 	var b bytes.Buffer
-	if err := WriteDocker(t.Context(), &b, store, putIndex(t, store, amd64, attestation), names, nil); err != nil {
+	if err := WriteDocker(t.Context(), &b, transfer.Layout(store), putIndex(t, store, amd64, attestation), names, nil); err != nil {
 		t.Fatal(err)
 	}
 	files, _ := readTar(t, b.Bytes())
@@ -264,11 +265,11 @@ func TestWriteDocker(t *testing.T) {
 	}
 
 	both := putIndex(t, store, amd64, arm64)
-	if err := WriteDocker(t.Context(), io.Discard, store, both, names, nil); err == nil || !strings.Contains(err.Error(), "name a platform") {
+	if err := WriteDocker(t.Context(), io.Discard, transfer.Layout(store), both, names, nil); err == nil || !strings.Contains(err.Error(), "name a platform") {
 		t.Errorf("WriteDocker of two images: %v", err)
 	}
 	b.Reset()
-	if err := WriteDocker(t.Context(), &b, store, both, names, &ocispec.Platform{OS: "linux", Architecture: "arm64"}); err != nil {
+	if err := WriteDocker(t.Context(), &b, transfer.Layout(store), both, names, &ocispec.Platform{OS: "linux", Architecture: "arm64"}); err != nil {
 		t.Fatal(err)
 	}
 	files, _ = readTar(t, b.Bytes())
@@ -291,7 +292,7 @@ func TestWriteCorrupt(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := filepath.Join(t.TempDir(), "out.tar")
-	err = File(out, func(w io.Writer) error { return WriteOCI(t.Context(), w, store, img, nil) })
+	err = File(out, func(w io.Writer) error { return WriteOCI(t.Context(), w, transfer.Layout(store), img, nil) })
 	var corrupt *layout.CorruptError
 	if !errors.As(err, &corrupt) {
 		t.Errorf("File(WriteOCI): %v", err)
@@ -368,16 +369,16 @@ func TestInterop(t *testing.T) {
 	img := putImage(t, store, "amd64")
 	list := putIndex(t, store, img, putImage(t, store, "arm64"))
 	dir := filepath.Join(t.TempDir(), "layout")
-	if err := ExportDir(t.Context(), store, list, []string{"docker.io/library/app:v1"}, dir); err != nil {
+	if err := ExportDir(t.Context(), transfer.Layout(store), list, []string{"docker.io/library/app:v1"}, dir); err != nil {
 		t.Fatal(err)
 	}
 	ociTar, dockerTar := filepath.Join(t.TempDir(), "oci.tar"), filepath.Join(t.TempDir(), "docker.tar")
 	err := errors.Join(
 		File(ociTar, func(w io.Writer) error {
-			return WriteOCI(t.Context(), w, store, img, []string{"docker.io/library/app:v1"})
+			return WriteOCI(t.Context(), w, transfer.Layout(store), img, []string{"docker.io/library/app:v1"})
 		}),
 		File(dockerTar, func(w io.Writer) error {
-			return WriteDocker(t.Context(), w, store, img, []string{"docker.io/library/app:v1"}, nil)
+			return WriteDocker(t.Context(), w, transfer.Layout(store), img, []string{"docker.io/library/app:v1"}, nil)
 		}))
 	if err != nil {
 		t.Fatal(err)
@@ -413,7 +414,7 @@ func TestInterop(t *testing.T) {
 	})
 	t.Run("umoci", func(t *testing.T) {
 		single := filepath.Join(t.TempDir(), "layout")
-		if err := ExportDir(t.Context(), store, img, []string{"v1"}, single); err != nil {
+		if err := ExportDir(t.Context(), transfer.Layout(store), img, []string{"v1"}, single); err != nil {
 			t.Fatal(err)
 		}
 		if out := run(t, "umoci", "ls", "--layout", single); strings.TrimSpace(out) != "v1" {

@@ -5,30 +5,42 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path"
 	"slices"
 	"strings"
 	"time"
 
+	digest "github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"bk.build/bk/layout"
+	"bk.build/bk/layout/transfer"
 )
 
-// WriteOCI writes a tar of an OCI layout that holds the image or index desc
-// under the given names. Without names the entry of index.json has none.
-func WriteOCI(ctx context.Context, w io.Writer, store *layout.Dir, desc ocispec.Descriptor, names []string) error {
-	files, err := layoutFiles(store, desc, names)
-	if err == nil {
-		err = writeTar(ctx, w, store, files)
-	}
+// WriteOCI writes a tar of an OCI layout that holds the image or index desc of
+// src under the given names. Without names the entry of index.json has none.
+func WriteOCI(ctx context.Context, w io.Writer, src transfer.Reader, desc ocispec.Descriptor, names []string) error {
+	err := writeLayout(ctx, w, src, named(desc, names))
 	if err != nil {
 		return fmt.Errorf("write OCI archive of %s: %w", desc.Digest, err)
 	}
 	return nil
+}
+
+// writeLayout writes a tar of an OCI layout with the given entries of
+// index.json.
+func writeLayout(ctx context.Context, w io.Writer, src transfer.Reader, index []ocispec.Descriptor) error {
+	c := newCollector(ctx, src)
+	files, err := c.layoutFiles(index)
+	if err != nil {
+		return err
+	}
+	return writeTar(ctx, w, src, files)
 }
 
 // WriteDocker writes a tar that docker load (also before it knew OCI layouts)
@@ -36,43 +48,73 @@ func WriteOCI(ctx context.Context, w io.Writer, store *layout.Dir, desc ocispec.
 // platform; nil: the only one, attestations aside. Names without a tag, such as
 // those with a digest, are left out of RepoTags. Docker 20.10 does not read
 // layers in zstd.
-func WriteDocker(ctx context.Context, w io.Writer, store *layout.Dir, desc ocispec.Descriptor, names []string, platform *ocispec.Platform) error {
-	err := writeDocker(ctx, w, store, desc, names, platform)
+func WriteDocker(ctx context.Context, w io.Writer, src transfer.Reader, desc ocispec.Descriptor, names []string, platform *ocispec.Platform) error {
+	err := writeDocker(ctx, w, src, desc, names, platform)
 	if err != nil {
 		return fmt.Errorf("write Docker archive of %s: %w", desc.Digest, err)
 	}
 	return nil
 }
 
-func writeDocker(ctx context.Context, w io.Writer, store *layout.Dir, desc ocispec.Descriptor, names []string, platform *ocispec.Platform) error {
-	image, err := oneImage(store, desc, platform)
+func writeDocker(ctx context.Context, w io.Writer, src transfer.Reader, desc ocispec.Descriptor, names []string, platform *ocispec.Platform) error {
+	c := newCollector(ctx, src)
+	image, err := c.oneImage(desc, platform)
 	if err != nil {
 		return err
 	}
-	files, err := layoutFiles(store, image, names)
+	files, err := c.layoutFiles(named(image, names))
 	if err != nil {
 		return err
 	}
-	manifest, err := dockerManifest(store, image, names)
+	manifest, err := c.dockerManifest(image, names)
 	if err != nil {
 		return err
 	}
-	return writeTar(ctx, w, store, append(files, manifest))
+	return writeTar(ctx, w, src, append(files, manifest))
+}
+
+// collector finds out what an archive consists of.
+type collector struct {
+	ctx  context.Context // of the function that made it, its only user
+	src  transfer.Reader
+	docs map[digest.Digest][]byte // manifests that were read, up to keepDocuments bytes
+	kept int
+}
+
+// keepDocuments bounds the documents that are kept from when they are read for
+// what they name until they are written; others are read twice.
+const keepDocuments = 32 << 20
+
+func newCollector(ctx context.Context, src transfer.Reader) *collector {
+	return &collector{ctx: ctx, src: src, docs: map[digest.Digest][]byte{}}
+}
+
+// fetch is a layout.Fetch.
+func (c *collector) fetch(desc ocispec.Descriptor, max int64) ([]byte, error) {
+	if b, ok := c.docs[desc.Digest]; ok && desc.Size == int64(len(b)) {
+		return b, nil
+	}
+	b, err := transfer.ReadDocument(c.ctx, c.src, desc, max)
+	if err == nil && c.kept+len(b) <= keepDocuments {
+		c.docs[desc.Digest] = b
+		c.kept += len(b)
+	}
+	return b, err
 }
 
 // oneImage selects the image manifest that a Docker archive holds.
-func oneImage(store *layout.Dir, desc ocispec.Descriptor, platform *ocispec.Platform) (ocispec.Descriptor, error) {
+func (c *collector) oneImage(desc ocispec.Descriptor, platform *ocispec.Platform) (ocispec.Descriptor, error) {
 	if layout.IsManifest(desc.MediaType) {
 		return desc, nil
 	}
 	image := desc
 	if platform != nil {
 		var err error
-		if image, err = store.Platform(desc, *platform); err != nil {
+		if image, err = layout.Select(desc, *platform, c.fetch); err != nil {
 			return image, err
 		}
 	} else {
-		images, err := layout.Images(desc, store.ReadBlob)
+		images, err := layout.Images(desc, c.fetch)
 		if err != nil {
 			return image, err
 		}
@@ -85,19 +127,15 @@ func oneImage(store *layout.Dir, desc ocispec.Descriptor, platform *ocispec.Plat
 	return image, nil
 }
 
-// A file is one entry of the archive: a document, or a blob of the store.
+// A file is one entry of the archive: a document, or a blob of the source.
 type file struct {
 	name string
 	data []byte
 	blob *ocispec.Descriptor
 }
 
-// layoutFiles are the files of an OCI layout that holds desc.
-func layoutFiles(store *layout.Dir, desc ocispec.Descriptor, names []string) ([]file, error) {
-	blobs, err := store.Closure(desc)
-	if err != nil {
-		return nil, err
-	}
+// layoutFiles are the files of an OCI layout with these entries of index.json.
+func (c *collector) layoutFiles(entries []ocispec.Descriptor) ([]file, error) {
 	header, err := jsonFile(ocispec.ImageLayoutFile, ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion})
 	if err != nil {
 		return nil, err
@@ -105,20 +143,53 @@ func layoutFiles(store *layout.Dir, desc ocispec.Descriptor, names []string) ([]
 	index, err := jsonFile(ocispec.ImageIndexFile, ocispec.Index{
 		Versioned: specs.Versioned{SchemaVersion: 2},
 		MediaType: ocispec.MediaTypeImageIndex,
-		Manifests: named(desc, names),
+		Manifests: entries,
 	})
 	if err != nil {
 		return nil, err
 	}
-	files := []file{header, index}
-	for _, blob := range blobs {
-		if !store.HasDescriptor(blob) {
-			_, err := store.OpenBlob(blob)
-			return nil, fmt.Errorf("%s is not complete: %w", desc.Digest, err)
+	files, seen := []file{header, index}, map[digest.Digest]bool{}
+	for _, desc := range entries {
+		blobs, err := layout.Closure(desc, c.fetch)
+		if err != nil {
+			return nil, err
 		}
-		files = append(files, file{name: blobName(blob), blob: &blob})
+		for _, blob := range blobs {
+			if seen[blob.Digest] {
+				continue
+			}
+			seen[blob.Digest] = true
+			f, err := c.file(blob)
+			if err != nil {
+				return nil, fmt.Errorf("%s is not complete: %w", desc.Digest, err)
+			}
+			if f.name != "" {
+				files = append(files, f)
+			}
+		}
 	}
 	return files, nil
+}
+
+// file is the entry for a blob; none for a layer that is not distributed. What a
+// layout lacks is noticed here, before anything is written.
+func (c *collector) file(blob ocispec.Descriptor) (file, error) {
+	f := file{name: blobName(blob), blob: &blob}
+	if b, ok := c.docs[blob.Digest]; ok {
+		f.data, f.blob = b, nil
+		return f, nil
+	}
+	if _, ok := c.src.(*transfer.Dir); !ok && !layout.IsForeign(blob.MediaType) {
+		return f, nil
+	}
+	r, err := c.src.Open(c.ctx, blob)
+	switch {
+	case err == nil:
+		return f, r.Close()
+	case errors.Is(err, fs.ErrNotExist) && layout.IsForeign(blob.MediaType) && len(blob.URLs) > 0:
+		return file{}, nil
+	}
+	return f, err
 }
 
 // named returns one entry of index.json for each name.
@@ -134,20 +205,16 @@ func named(desc ocispec.Descriptor, names []string) []ocispec.Descriptor {
 }
 
 // dockerManifest is manifest.json: where the image's parts are in the archive.
-func dockerManifest(store *layout.Dir, desc ocispec.Descriptor, names []string) (file, error) {
-	children, err := layout.Children(desc, store.ReadBlob)
+func (c *collector) dockerManifest(desc ocispec.Descriptor, names []string) (file, error) {
+	children, err := layout.Children(desc, c.fetch)
 	if err != nil {
 		return file{}, err
 	}
-	entry := struct {
-		Config   string
-		RepoTags []string
-		Layers   []string
-	}{Config: blobName(children[0]), RepoTags: repoTags(names), Layers: []string{}}
+	entry := dockerImage{Config: blobName(children[0]), RepoTags: repoTags(names), Layers: []string{}}
 	for _, layer := range children[1:] {
 		entry.Layers = append(entry.Layers, blobName(layer))
 	}
-	return jsonFile("manifest.json", []any{entry})
+	return jsonFile(dockerManifestFile, []dockerImage{entry})
 }
 
 // repoTags spells names as Docker shows them: "app:latest" for
@@ -179,7 +246,7 @@ func jsonFile(name string, v any) (file, error) {
 
 // writeTar writes the files, and the directories that they are in, in the order
 // of their names.
-func writeTar(ctx context.Context, w io.Writer, store *layout.Dir, files []file) error {
+func writeTar(ctx context.Context, w io.Writer, src transfer.Reader, files []file) error {
 	slices.SortFunc(files, func(a, b file) int { return cmp.Compare(a.name, b.name) })
 	tw := tar.NewWriter(w)
 	dirs := map[string]bool{}
@@ -190,7 +257,7 @@ func writeTar(ctx context.Context, w io.Writer, store *layout.Dir, files []file)
 		if err := writeParents(tw, f.name, dirs); err != nil {
 			return err
 		}
-		if err := f.write(tw, store); err != nil {
+		if err := f.write(ctx, tw, src); err != nil {
 			return fmt.Errorf("%s: %w", f.name, err)
 		}
 	}
@@ -213,7 +280,7 @@ func writeParents(tw *tar.Writer, name string, done map[string]bool) error {
 }
 
 // write writes one file; a blob is verified on the way.
-func (f file) write(tw *tar.Writer, store *layout.Dir) error {
+func (f file) write(ctx context.Context, tw *tar.Writer, src transfer.Reader) error {
 	h := &tar.Header{Typeflag: tar.TypeReg, Name: f.name, Mode: 0o644, Size: int64(len(f.data)), ModTime: time.Unix(0, 0)}
 	if f.blob == nil {
 		if err := tw.WriteHeader(h); err != nil {
@@ -222,15 +289,15 @@ func (f file) write(tw *tar.Writer, store *layout.Dir) error {
 		_, err := tw.Write(f.data)
 		return err
 	}
-	r, err := store.OpenBlob(*f.blob)
+	r, err := src.Open(ctx, *f.blob)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	h.Size = r.Size()
+	h.Size = f.blob.Size
 	if err := tw.WriteHeader(h); err != nil {
 		return err
 	}
-	_, err = io.CopyBuffer(struct{ io.Writer }{tw}, struct{ io.Reader }{r}, make([]byte, 256<<10))
+	_, err = io.CopyBuffer(struct{ io.Writer }{tw}, &counter{ctx: ctx, r: r}, make([]byte, 256<<10))
 	return err
 }
