@@ -156,20 +156,8 @@ func TestOpenOCI(t *testing.T) {
 func TestOpenReferrers(t *testing.T) {
 	store := newStore(t)
 	img := putImage(t, store, "amd64")
-	config, err := store.PutBytes("application/vnd.example.sbom", []byte("{}"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	doc, err := json.Marshal(map[string]any{"schemaVersion": 2, "mediaType": ocispec.MediaTypeImageManifest, "config": config,
-		"layers": []ocispec.Descriptor{config}, "subject": img, "annotations": map[string]string{"a": "b"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	sbom, err := store.PutBytes(ocispec.MediaTypeImageManifest, doc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(store.SetRef("v1", img), store.SetRef("", sbom)); err != nil {
+	sbom := putReferrer(t, store, img)
+	if err := store.SetRef("v1", img); err != nil {
 		t.Fatal(err)
 	}
 	index, err := store.Index()
