@@ -62,7 +62,7 @@ func NewDaemon(host string) (*Daemon, error) {
 	case scheme == "tcp" && addr != "" && !strings.ContainsAny(addr, "/?#@"):
 		d.base, transport.DialContext = "http://"+addr, dialer.DialContext
 	default:
-		return nil, fmt.Errorf("Docker host %q: want unix://PATH or tcp://HOST:PORT; others, and TLS, are not supported", host)
+		return nil, fmt.Errorf("docker host %q: want unix://PATH or tcp://HOST:PORT; others, and TLS, are not supported", host)
 	}
 	// The daemon redirects nowhere; what does is something else.
 	d.client = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
@@ -189,7 +189,7 @@ func (d *Daemon) load(ctx context.Context, write func(io.Writer) error) error {
 }
 
 // errLoadEnded is what a writer sees when the daemon wants no more.
-var errLoadEnded = errors.New("Docker has ended the upload")
+var errLoadEnded = errors.New("the daemon has ended the upload")
 
 // loadAnswer reads the daemon's messages on a load, of which one may be an
 // error.

@@ -160,7 +160,7 @@ func (d *Directory) write(name string, r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	defer d.root.Remove(tmp)
+	defer func() { _ = d.root.Remove(tmp) }() // it is not there after the rename
 	_, err = io.CopyBuffer(struct{ io.Writer }{f}, struct{ io.Reader }{r}, make([]byte, 256<<10))
 	if err := errors.Join(err, f.Close()); err != nil {
 		return err
