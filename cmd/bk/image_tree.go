@@ -71,11 +71,11 @@ type treeNode struct {
 
 // readTree discovers what belongs to an image, and with layers its blobs.
 func readTree(ctx context.Context, img *image, layers bool) (*treeNode, error) {
-	root, err := artifact.Discover(ctx, img, img.desc)
+	root, err := artifact.Discover(ctx, img.Reader, img.desc)
 	if err != nil {
 		return nil, err
 	}
-	docs := documents{transfer.Fetch(ctx, img)}
+	docs := documents{transfer.Fetch(ctx, img.Reader)}
 	var convert func(n *artifact.Node) (*treeNode, error)
 	convert = func(n *artifact.Node) (*treeNode, error) {
 		t := newTreeNode(string(n.Kind), n.Desc)

@@ -49,7 +49,7 @@ func newImageInspect(e *env) *cobra.Command {
 			return err
 		}
 		defer func() { err = errors.Join(err, img.Close()) }()
-		docs := documents{transfer.Fetch(cmd.Context(), img)}
+		docs := documents{transfer.Fetch(cmd.Context(), img.Reader)}
 		switch {
 		case raw:
 			return docs.printRaw(e.stdout, img.desc)

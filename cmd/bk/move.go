@@ -80,13 +80,14 @@ func (m *move) one(ctx context.Context, e *env, display *progress, t trip) (line
 	p := e.places(&m.reach, t.fromStore)
 	defer p.close(&err)
 	view := display.transfer("copying " + t.from + " to " + t.to)
+	p.Remote.Notify = view.log
 	defer func() { view.done(err) }()
 	img, err := p.image(ctx, t.from)
 	if err != nil {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, img.Close()) }()
-	src, desc, err := transfer.Narrow(ctx, img, img.desc, want)
+	src, desc, err := transfer.Narrow(ctx, img.Reader, img.desc, want)
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", t.from, err)
 	}

@@ -48,7 +48,7 @@ type places struct {
 func (e *env) places(r *reach, storeFirst bool) *places {
 	p := &places{}
 	p.Opener = place.Opener{
-		Remote:     &remote.Client{Insecure: r.insecure},
+		Remote:     &remote.Client{Insecure: r.insecure, State: e.stateDir(), UserAgent: "bk/" + version},
 		Store:      func() (*layout.Dir, error) { return p.store(e) },
 		StoreFirst: storeFirst,
 	}
@@ -136,7 +136,7 @@ func (p *places) tag(ctx context.Context, from place.Place, name string) (full s
 		return "", err
 	}
 	defer func() { err = errors.Join(err, target.Close()) }()
-	return target.Name, target.Put(ctx, img, img.desc, transfer.Options{})
+	return target.Name, target.Put(ctx, img.Reader, img.desc, transfer.Options{})
 }
 
 // parsePlatforms parses values of --platform, each of one or several platforms.

@@ -101,6 +101,7 @@ func (e *env) newPusher(ctx context.Context, fail context.CancelCauseFunc, o *ou
 	}
 	p := &pusher{ctx: ctx, fail: fail, places: e.places(&r, false)}
 	p.view = sync.OnceValue(func() *transferView { return display.transfer("pushing to " + strings.Join(o.names, ", ")) })
+	p.places.Remote.Notify = func(line string) { p.view().log(line) }
 	for _, name := range o.names {
 		if err := p.add(ctx, name); err != nil {
 			return nil, err
@@ -136,7 +137,7 @@ func (p *pusher) add(ctx context.Context, name string) error {
 			repo.beside = append(repo.beside, other.Repository())
 		}
 	}
-	repo.copier = transfer.NewCopier(target, transfer.Options{Progress: func(e transfer.Event) { p.view().note(e) }})
+	repo.copier = transfer.NewCopier(target.Writer, transfer.Options{Progress: func(e transfer.Event) { p.view().note(e) }})
 	p.repos = append(p.repos, repo)
 	return nil
 }

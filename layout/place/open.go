@@ -30,7 +30,8 @@ type Opener struct {
 
 // A Source is one image in a place that is read from.
 type Source struct {
-	transfer.Reader
+	// Reader reads the place; it may be able to do more, see package transfer.
+	Reader transfer.Reader
 	// Ref is the image's reference, as Resolve takes it.
 	Ref string
 	// Name is the image's full name, for people and as From of transfer.Options.
@@ -59,7 +60,7 @@ func (s *Source) Beside(name string) (Place, error) {
 
 // Image resolves the image.
 func (s *Source) Image(ctx context.Context) (ocispec.Descriptor, error) {
-	return s.Resolve(ctx, s.Ref)
+	return s.Reader.Resolve(ctx, s.Ref)
 }
 
 // Close releases what the place holds.
@@ -135,19 +136,34 @@ func namesRegistry(ref string) bool {
 }
 
 func (o *Opener) openRegistry(ref string) (*Source, error) {
-	return &Source{Reader: registry{o.Remote, layout.NormalizeName(ref)}, Ref: ref, Name: layout.NormalizeName(ref)}, nil
+	repo, id, err := o.Remote.Repository(ref)
+	if err != nil {
+		return nil, err
+	}
+	return &Source{Reader: repo, Ref: id, Name: fullName(repo.Name(), id), at: Place{Kind: Registry}}, nil
+}
+
+// fullName is the name of a tag or digest in a repository.
+func fullName(repository, id string) string {
+	if strings.Contains(id, ":") {
+		return repository + "@" + id
+	}
+	return repository + ":" + id
 }
 
 // A Target is where one image is written to.
 type Target struct {
-	// Writer writes there; nil in a place that is written as a whole.
-	transfer.Writer
-	// Ref is the name that the image gets, as PutManifest takes it.
+	// Writer writes there; nil in a place that is written as a whole. It may be
+	// able to do more, see package transfer.
+	Writer transfer.Writer
+	// Ref is the name that the image gets, as PutManifest takes it; empty: none,
+	// it is found by its digest.
 	Ref string
 	// Name is the full name, for people.
 	Name string
 
-	repository string // of places that have such
+	repository string        // of places that have such
+	want       digest.Digest // that the image must have; empty: any
 	close      func() error
 }
 
@@ -176,6 +192,8 @@ func (o *Opener) Target(_ context.Context, text string) (*Target, error) {
 			ref = "latest"
 		}
 		return &Target{Writer: transfer.Layout(dir), Ref: ref, Name: "oci:" + path + ":" + ref, close: tidy(dir)}, nil
+	case Registry, Bare:
+		return o.registryTarget(p.Rest)
 	case Store:
 		dir, err := o.Store()
 		if err != nil {
@@ -185,6 +203,20 @@ func (o *Opener) Target(_ context.Context, text string) (*Target, error) {
 		return &Target{Writer: transfer.Layout(dir), Ref: name, Name: name, repository: repositoryOf(name)}, nil
 	}
 	return nil, fmt.Errorf("image %q: writing to %s is not supported", text, p.Kind)
+}
+
+// registryTarget is a tag in a repository, or a digest, which the content must
+// have.
+func (o *Opener) registryTarget(ref string) (*Target, error) {
+	repo, id, err := o.Remote.Repository(ref)
+	if err != nil {
+		return nil, err
+	}
+	t := &Target{Writer: repo, Ref: id, Name: fullName(repo.Name(), id), repository: repo.Name()}
+	if dg, err := digest.Parse(id); err == nil {
+		t.Ref, t.want = "", dg
+	}
+	return t, nil
 }
 
 // repositoryOf returns a full name without its tag and digest.
@@ -214,5 +246,8 @@ func (t *Target) At(dg digest.Digest) string {
 
 // Put writes an image, index or artifact of src to the place.
 func (t *Target) Put(ctx context.Context, src transfer.Reader, desc ocispec.Descriptor, opts transfer.Options) error {
-	return transfer.Copy(ctx, t, src, desc, []string{t.Ref}, opts)
+	if t.want != "" && t.want != desc.Digest {
+		return fmt.Errorf("copy to %s: the image has digest %s", t.Name, desc.Digest)
+	}
+	return transfer.Copy(ctx, t.Writer, src, desc, []string{t.Ref}, opts)
 }

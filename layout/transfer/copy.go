@@ -268,6 +268,7 @@ func (c *Copier) children(ctx context.Context, src Reader, desc ocispec.Descript
 
 // move brings a blob in the cheapest way there is.
 func (c *Copier) move(ctx context.Context, src Reader, desc ocispec.Descriptor) (State, error) {
+	src = under(src, desc)
 	if has, err := c.dst.Has(ctx, desc); err != nil || has {
 		return stateOf(Exists, err)
 	}

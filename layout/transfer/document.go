@@ -75,6 +75,30 @@ func (o *Overlay) Origins(desc ocispec.Descriptor) []string {
 	return nil
 }
 
+// Referrers implements Lister for a Reader that is so.
+func (o *Overlay) Referrers(ctx context.Context, subject digest.Digest) ([]ocispec.Descriptor, error) {
+	if l, ok := o.Reader.(Lister); ok {
+		return l.Referrers(ctx, subject)
+	}
+	return nil, nil
+}
+
+// Tags implements Lister for a Reader that is so.
+func (o *Overlay) Tags(ctx context.Context) ([]string, error) {
+	if l, ok := o.Reader.(Lister); ok {
+		return l.Tags(ctx)
+	}
+	return nil, nil
+}
+
+// under returns the Reader that has the content of a descriptor.
+func under(r Reader, desc ocispec.Descriptor) Reader {
+	if o, ok := r.(*Overlay); ok && o.docs[desc.Digest] == nil {
+		return under(o.Reader, desc)
+	}
+	return r
+}
+
 // newBytes reads content that is in memory and known to be of its digest.
 func newBytes(desc ocispec.Descriptor, b []byte) (io.ReadCloser, error) {
 	if int64(len(b)) != desc.Size {
