@@ -5,8 +5,12 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/containerd/platforms"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/pflag"
 
+	"bk.build/bk/layout"
+	"bk.build/bk/layout/place"
 	"bk.build/bk/layout/transfer"
 )
 
@@ -87,15 +91,19 @@ func (m *move) one(ctx context.Context, e *env, display *progress, t trip) (line
 		return "", err
 	}
 	defer func() { err = errors.Join(err, img.Close()) }()
-	src, desc, err := transfer.Narrow(ctx, img.Reader, img.desc, want)
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", t.from, err)
-	}
 	target, err := p.Target(ctx, t.to)
 	if err != nil {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, target.Close()) }()
+	if len(want) == 0 && target.Single && layout.IsIndex(img.desc.MediaType) {
+		want = []ocispecs.Platform{place.HostPlatform()}
+		view.log(t.to + " holds one image: that for " + platforms.Format(want[0]) + " is taken")
+	}
+	src, desc, err := transfer.Narrow(ctx, img.Reader, img.desc, want)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", t.from, err)
+	}
 	opts := transfer.Options{Jobs: m.jobs, Referrers: m.referrers, From: img.Ref, Progress: view.note}
 	if err := target.Put(ctx, src, desc, opts); err != nil {
 		return "", err

@@ -50,6 +50,7 @@ func (e *env) places(r *reach, storeFirst bool) *places {
 	p.Opener = place.Opener{
 		Remote:     &remote.Client{Insecure: r.insecure, State: e.stateDir(), UserAgent: "bk/" + version},
 		Store:      func() (*layout.Dir, error) { return p.store(e) },
+		Getenv:     e.getenv,
 		StoreFirst: storeFirst,
 	}
 	return p

@@ -23,6 +23,9 @@ type Opener struct {
 	Remote *remote.Client
 	// Store opens bk's own store.
 	Store func() (*layout.Dir, error)
+	// Getenv gives environment variables: DOCKER_HOST, CONTAINERD_ADDRESS,
+	// CONTAINERD_NAMESPACE.
+	Getenv func(string) string
 	// StoreFirst makes a bare reference mean the store's image of this name. Only
 	// one that names a registry, and is not in the store, is the registry's.
 	StoreFirst bool
@@ -87,10 +90,16 @@ func (o *Opener) Source(ctx context.Context, text string) (*Source, error) {
 			return o.storeFirst(ctx, p.Rest)
 		}
 		return o.openRegistry(p.Rest)
-	case Registry:
-		return o.openRegistry(p.Rest)
+	case OCIArchive, DockerArchive:
+		return openArchive(ctx, p)
+	case DockerDaemon:
+		return o.openDaemon(p)
+	case Containerd:
+		return o.openContainerd(ctx, p)
+	case Dir:
+		return openDirectory(p)
 	}
-	return nil, fmt.Errorf("image %q: reading from %s is not supported", text, p.Kind)
+	return o.openRegistry(p.Rest)
 }
 
 // isLayout says whether a directory is an OCI layout.
@@ -161,9 +170,13 @@ type Target struct {
 	Ref string
 	// Name is the full name, for people.
 	Name string
+	// Single says that the place holds one image: of an index, Put takes this
+	// machine's.
+	Single bool
 
-	repository string        // of places that have such
-	want       digest.Digest // that the image must have; empty: any
+	put        func(context.Context, transfer.Reader, ocispec.Descriptor, transfer.Options) error // instead of Writer
+	repository string                                                                             // of places that have such
+	want       digest.Digest                                                                      // that the image must have; empty: any
 	close      func() error
 }
 
@@ -176,7 +189,7 @@ func (t *Target) Close() error {
 }
 
 // Target opens a place to write an image to. The caller closes it.
-func (o *Opener) Target(_ context.Context, text string) (*Target, error) {
+func (o *Opener) Target(ctx context.Context, text string) (*Target, error) {
 	p, err := Parse(text)
 	if err != nil {
 		return nil, err
@@ -202,7 +215,7 @@ func (o *Opener) Target(_ context.Context, text string) (*Target, error) {
 		name := layout.NormalizeName(p.Rest)
 		return &Target{Writer: transfer.Layout(dir), Ref: name, Name: name, repository: repositoryOf(name)}, nil
 	}
-	return nil, fmt.Errorf("image %q: writing to %s is not supported", text, p.Kind)
+	return o.otherTarget(ctx, p)
 }
 
 // registryTarget is a tag in a repository, or a digest, which the content must
@@ -248,6 +261,9 @@ func (t *Target) At(dg digest.Digest) string {
 func (t *Target) Put(ctx context.Context, src transfer.Reader, desc ocispec.Descriptor, opts transfer.Options) error {
 	if t.want != "" && t.want != desc.Digest {
 		return fmt.Errorf("copy to %s: the image has digest %s", t.Name, desc.Digest)
+	}
+	if t.put != nil {
+		return t.put(ctx, src, desc, opts)
 	}
 	return transfer.Copy(ctx, t.Writer, src, desc, []string{t.Ref}, opts)
 }
