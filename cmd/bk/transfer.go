@@ -81,7 +81,7 @@ func (t *transferView) status(e transfer.Event) *client.VertexStatus {
 	case transfer.Moving:
 		s.Current = e.Bytes
 	case transfer.Exists, transfer.Mounted, transfer.Linked, transfer.Skipped:
-		s.Name, s.Total, s.Completed = s.ID+" "+stateNames[e.State], 0, &now
+		s.ID, s.Total, s.Completed = s.Name+" "+stateNames[e.State], 0, &now
 	case transfer.Copied:
 		s.Current, s.Completed = s.Total, &now
 	case transfer.Failed:
