@@ -15,7 +15,9 @@ import (
 
 func newImage(e *env) *cobra.Command {
 	return group("image", "List, inspect, change and remove images", "  bk image ls\n  bk image inspect app",
-		newImageLs(e), newImageInspect(e), newImageTree(e), newImageTag(e), newImageRm(e))
+		newImageLs(e), newImageInspect(e), newImageTree(e), newImageTag(e), newImageRm(e),
+		newImageDiff(e), newImageLayers(e), newImageCat(e), newImageExport(e), newImageValidate(e),
+		newImageFlatten(e), newImageRebase(e), newImageConvert(e))
 }
 
 // imageEntry is one line of "bk image ls".

@@ -67,8 +67,8 @@ func (e *env) exitCode(ctx context.Context, err error) int {
 	case errors.As(context.Cause(ctx), &sig):
 		e.print("ERROR: %s\n", sig)
 		return sig.code()
-	case errors.Is(err, dockerfile.ErrCheck):
-		return exitFailed // the warnings are printed
+	case errors.Is(err, dockerfile.ErrCheck), errors.Is(err, errFound):
+		return exitFailed // what there is to say is printed
 	case errors.As(err, &usage):
 		e.print("ERROR: %s\n", usage)
 		return exitUsage

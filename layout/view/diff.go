@@ -51,9 +51,10 @@ type Change struct {
 
 // LayersDiff are the layers, from the bottom up.
 type LayersDiff struct {
-	Common int           `json:"common"` // that both have at the bottom
-	A      []LayerChange `json:"a"`      // those above, of each image
-	B      []LayerChange `json:"b"`
+	Common   int           `json:"common"`   // that both have at the bottom
+	Repacked int           `json:"repacked"` // of those, how many are not the same blobs
+	A        []LayerChange `json:"a"`        // those above, of each image
+	B        []LayerChange `json:"b"`
 }
 
 // LayerChange is a layer that one image has and the other has not at its place.

@@ -141,7 +141,13 @@ func entryText(list []ocispec.History, i int) string {
 // compareLayers finds the layers that both images begin with.
 func compareLayers(a, b *Image) LayersDiff {
 	n := sameLayers(a.Config.RootFS.DiffIDs, b.Config.RootFS.DiffIDs)
-	return LayersDiff{Common: n, A: a.layersFrom(n), B: b.layersFrom(n)}
+	d := LayersDiff{Common: n, A: a.layersFrom(n), B: b.layersFrom(n)}
+	for i := range n {
+		if a.Manifest.Layers[i].Digest != b.Manifest.Layers[i].Digest {
+			d.Repacked++
+		}
+	}
+	return d
 }
 
 func (m *Image) layersFrom(n int) []LayerChange {

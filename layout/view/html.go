@@ -169,7 +169,7 @@ g:hover>rect,g:focus>rect{stroke:var(--fg);stroke-width:2}
 table{border-collapse:collapse;width:100%}
 th,td{text-align:left;padding:4px 12px 4px 0;border-bottom:1px solid var(--line);vertical-align:top}
 th{font-weight:600;color:var(--soft)}
-td.n,th.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
+td.n,th.n{width:1%;text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
 td.w{overflow-wrap:anywhere}
 code{font:12px ui-monospace,monospace}
 .key{display:inline-block;width:14px;height:14px;vertical-align:-2px;border-radius:3px}
