@@ -92,7 +92,7 @@ func newBuild(ctx context.Context, opts Options, progress Progress) (*build, err
 		lock:   lock,
 		cache:  cache.Open(filepath.Join(opts.Root, "actions")),
 		tmp:    &scratch{parent: filepath.Join(opts.Root, "tmp")},
-		remote: &remote.Client{Insecure: opts.InsecureRegistries},
+		remote: &remote.Client{Insecure: opts.InsecureRegistries, Hosts: opts.Hosts},
 		report: &reporter{send: progress},
 		graph:  graph.New(),
 		nodes:  map[*graph.Vertex]*node{},

@@ -9,6 +9,7 @@ import (
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"bk.build/bk/layout/layer"
+	regconf "bk.build/bk/layout/remote/hosts"
 )
 
 // Options configures a build. They are data: what influences the result goes
@@ -30,6 +31,9 @@ type Options struct {
 	SSH     map[string]SSHAgent
 	// InsecureRegistries are hosts that are reached without TLS checks.
 	InsecureRegistries []string
+	// Hosts says where the images of a registry are had from. nil: from the
+	// registry itself.
+	Hosts *regconf.Config
 	// Pack lists the packed forms that the caller will commit, so that
 	// packing can overlap with the build.
 	Pack []PackOptions

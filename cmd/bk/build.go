@@ -131,6 +131,7 @@ func (p *buildPlan) builderOptions(e *env, request *dockerfile.Request) (builder
 		Secrets:            p.secrets,
 		SSH:                p.ssh,
 		InsecureRegistries: p.insecure,
+		Hosts:              e.hosts(),
 		Jobs:               p.jobs,
 		VerifyCache:        e.getenv("BK_CACHE_VERIFY") == "1",
 	}

@@ -15,6 +15,7 @@ import (
 	"bk.build/bk/layout"
 	"bk.build/bk/layout/place"
 	"bk.build/bk/layout/remote"
+	"bk.build/bk/layout/remote/hosts"
 	"bk.build/bk/layout/transfer"
 )
 
@@ -37,6 +38,15 @@ func (r *reach) register(set *pflag.FlagSet) {
 	set.StringArrayVar(&r.insecure, "insecure-registry", nil, "reach `HOST[:PORT]` without TLS checks")
 }
 
+// remote returns a client of registries, as the flags and registries.conf want
+// it.
+func (e *env) remote(r *reach) *remote.Client {
+	return &remote.Client{Insecure: r.insecure, Hosts: e.hosts(), State: e.stateDir(), UserAgent: "bk/" + version}
+}
+
+// hosts is what registries.conf says.
+func (e *env) hosts() *hosts.Config { return hosts.Lazy(hosts.DefaultPaths(e.getenv)) }
+
 // places opens the places of one command and releases what they hold.
 type places struct {
 	place.Opener
@@ -48,7 +58,7 @@ type places struct {
 func (e *env) places(r *reach, storeFirst bool) *places {
 	p := &places{}
 	p.Opener = place.Opener{
-		Remote:     &remote.Client{Insecure: r.insecure, State: e.stateDir(), UserAgent: "bk/" + version},
+		Remote:     e.remote(r),
 		Store:      func() (*layout.Dir, error) { return p.store(e) },
 		Getenv:     e.getenv,
 		StoreFirst: storeFirst,

@@ -83,10 +83,10 @@ func parseLegacy(path string, b []byte) (*file, error) {
 func newFile(path string, doc document) *file {
 	f := &file{path: path, store: doc.CredsStore, auths: map[string]entry{}, helpers: map[string]helper{}}
 	for _, key := range byPreference(doc.Auths) {
-		f.auths[canonical(key)] = doc.Auths[key]
+		f.auths[Canonical(key)] = doc.Auths[key]
 	}
 	for _, key := range byPreference(doc.CredHelpers) {
-		f.helpers[canonical(key)] = helper{key: key, program: doc.CredHelpers[key]}
+		f.helpers[Canonical(key)] = helper{key: key, program: doc.CredHelpers[key]}
 	}
 	return f
 }
@@ -99,7 +99,7 @@ func byPreference[T any](m map[string]T) []string {
 		keys = append(keys, key)
 	}
 	rank := func(key string) int {
-		switch name := canonical(key); key {
+		switch name := Canonical(key); key {
 		case storageKey(name):
 			return 2
 		case name:

@@ -3,29 +3,13 @@ package credentials
 import (
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/authn"
-	"golang.org/x/crypto/bcrypt"
 
 	"bk.build/bk/hack/registry"
 )
-
-// privateRegistry lets in me with the password secret.
-func privateRegistry(t *testing.T) string {
-	t.Helper()
-	hash, err := bcrypt.GenerateFromPassword([]byte("secret"), bcrypt.MinCost)
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), "htpasswd")
-	if err := os.WriteFile(file, []byte("me:"+string(hash)+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return registry.StartWith(t, registry.Options{Htpasswd: file})
-}
 
 // peer returns a function that runs a program in a home.
 func peer(t *testing.T, h *home, name string) func(args ...string) (string, error) {
@@ -61,7 +45,7 @@ func TestReadPeers(t *testing.T) {
 		t.Run(program, func(t *testing.T) {
 			h := plainHome(t)
 			run := peer(t, h, program)
-			addr := privateRegistry(t)
+			addr := registry.StartWith(t, registry.Options{Htpasswd: registry.Htpasswd(t, "me", "secret")})
 			for _, name := range []string{addr, addr + "/team/app"} {
 				if out, err := run("login", "--tls-verify=false", "-u", "me", "--password-stdin", name); err != nil {
 					t.Fatalf("%s login %s: %v\n%s", program, name, err, out)

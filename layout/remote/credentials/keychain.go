@@ -80,7 +80,7 @@ func (k *Keychain) ResolveContext(ctx context.Context, r authn.Resource) (authn.
 // Find returns the credential for "host[:port]" or "host[:port]/path", or nil;
 // see ResolveContext for its error.
 func (k *Keychain) Find(ctx context.Context, name string) (*Credential, error) {
-	names := parents(canonical(name))
+	names := parents(Canonical(name))
 	var first error
 	for _, s := range k.load() {
 		err := s.err
@@ -232,10 +232,10 @@ func parents(name string) []string {
 	}
 }
 
-// canonical is the name of a registry, or of something in it, whatever program
+// Canonical is the name of a registry, or of something in it, whatever program
 // wrote it: without scheme, trailing slash and the API's version, the host in
 // lower case, Docker Hub as docker.io.
-func canonical(name string) string {
+func Canonical(name string) string {
 	rest, isURL := strings.CutPrefix(name, "https://")
 	if !isURL {
 		rest, isURL = strings.CutPrefix(name, "http://")

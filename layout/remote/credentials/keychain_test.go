@@ -355,9 +355,9 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		name = canonical(name)
-		if again := canonical(storageKey(name)); again != name && !strings.ContainsAny(name, ":") {
-			t.Errorf("canonical(%q) = %q", storageKey(name), again)
+		name = Canonical(name)
+		if again := Canonical(storageKey(name)); again != name && !strings.ContainsAny(name, ":") {
+			t.Errorf("Canonical(%q) = %q", storageKey(name), again)
 		}
 		for i, n := range parents(name) {
 			_, _, e, _ := file.helper(n, i == 0)

@@ -167,7 +167,7 @@ func (o *object) editAuths(change func(*object) error) error {
 func (o *object) drop(name, except string) {
 	kept := o.members[:0]
 	for _, m := range o.members {
-		if canonical(m.key) != name || m.key == except {
+		if Canonical(m.key) != name || m.key == except {
 			kept = append(kept, m)
 		}
 	}

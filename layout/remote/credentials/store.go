@@ -28,7 +28,7 @@ type Stored struct {
 // file itself, which only its owner can read then. Everything else in the file
 // stays; one that cannot be understood is not touched.
 func (k *Keychain) Store(ctx context.Context, name string, auth authn.AuthConfig) (Stored, error) {
-	name = canonical(name)
+	name = Canonical(name)
 	if err := storable(auth); err != nil {
 		return Stored{}, fmt.Errorf("store credentials for %s: %w", name, err)
 	}
@@ -98,7 +98,7 @@ func (k *Keychain) Erase(ctx context.Context, name string) (from []string, err e
 	if path, err := dockerConfig(k.getenv); err != nil || !exists(path) {
 		return nil, err
 	}
-	name = canonical(name)
+	name = Canonical(name)
 	var helperErr error
 	err = k.edit(func(f *file, doc *object) error {
 		if helper, server := f.storeHelper(name); helper != "" {

@@ -93,17 +93,17 @@ func (c *Config) Endpoints(name string, byDigest bool) ([]Endpoint, error) {
 	return append(list, own), nil
 }
 
-// Destination returns where a repository is to be written to: where its name
-// says, because mirrors and other locations are for reading only. The error is a
-// *BlockedError when it must not be used.
+// Destination returns where a repository is to be written to, or a registry
+// ("host[:port]") is to be logged in to: where its name says, because mirrors and
+// other locations are for reading only. The error is a *BlockedError when it
+// must not be used.
 func (c *Config) Destination(name string) (Endpoint, error) {
 	r, _, err := c.find(name)
 	if err != nil {
 		return Endpoint{}, err
 	}
-	e, err := r.endpoint(name, "", "")
-	e.Insecure = r.insecure
-	return e, err
+	host, repo, _ := strings.Cut(canonical(name), "/")
+	return Endpoint{Registry: host, Repository: repo, Insecure: r.insecure, Source: r.source}, nil
 }
 
 // find returns the rule with the longest prefix of name. Without one the rule is

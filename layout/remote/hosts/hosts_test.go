@@ -187,6 +187,7 @@ func TestDestination(t *testing.T) {
 		"a.wild.example/x":          "a.wild.example x insecure",
 		"docker.io/library/alpine":  "docker.io library/alpine",
 		"a.more.wild.example:1/x/y": "a.more.wild.example:1 x/y",
+		"127.0.0.1:5000":            "127.0.0.1:5000  insecure",
 	} {
 		e, err := c.Destination(name)
 		if got := describe([]Endpoint{e}); err != nil || got != want {
