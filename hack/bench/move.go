@@ -41,7 +41,9 @@ func copies(layer int64) *scenario {
 		layers:     layers + 1,
 		phases: []*phase{
 			{name: "registry to layout", target: target{ratio: 0.9}, move: func(j *job) (place, place) { return source(j), local(j) }},
-			{name: "layout to registry", move: func(j *job) (place, place) { return local(j), place{ref: j.registry + "/" + j.repository + "-up:latest"} }},
+			{name: "layout to registry", move: func(j *job) (place, place) {
+				return local(j), place{ref: j.registry + "/" + j.repository + "-up:latest"}
+			}},
 			{name: "to another registry", move: func(j *job) (place, place) { return source(j), place{ref: j.other + "/" + j.repository + ":latest"} }},
 			{name: "within a registry", target: target{ratio: 1}, move: func(j *job) (place, place) { return source(j), place{ref: j.registry + "/" + j.repository + ":latest"} }},
 		},

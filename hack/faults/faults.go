@@ -313,3 +313,11 @@ func (p *Proxy) pause(ctx context.Context, d time.Duration) {
 	case <-p.done:
 	}
 }
+
+// stall is the pause in the middle of a body.
+func (p *Proxy) stall(ctx context.Context, d time.Duration) {
+	p.mu.Lock()
+	p.stats.Stalled++
+	p.mu.Unlock()
+	p.pause(ctx, d)
+}

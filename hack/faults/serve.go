@@ -52,7 +52,7 @@ func (p *Proxy) relay(w http.ResponseWriter, r *http.Request, f *Fault, rng *ran
 	}
 	switch {
 	case broken && f.Kind == Stall:
-		p.pause(r.Context(), f.Pause)
+		p.stall(r.Context(), f.Pause)
 		end(w, false)
 	case broken || f.Kind == Lose:
 		end(w, true)
@@ -99,7 +99,7 @@ func (p *Proxy) answer(w http.ResponseWriter, r *http.Request, resp *http.Respon
 		}
 		_ = http.NewResponseController(w).Flush() // the client may be gone
 		if f.Kind == Stall {
-			p.pause(r.Context(), f.Pause)
+			p.stall(r.Context(), f.Pause)
 		}
 		end(w, f.Kind == Cut)
 		return

@@ -16,6 +16,7 @@ type Stats struct {
 	Requests int
 	Faults   map[string]int // by kind, Status also by code
 	Retries  int            // requests that came again after a fault
+	Stalled  int            // bodies that have come to the offset where they stop
 	// Up and Down are the bytes of blobs that were passed on to the registry and
 	// to the client.
 	Up, Down int64
