@@ -12,7 +12,6 @@ import (
 type source struct {
 	r    io.Reader
 	seek io.Seeker // nil: it only goes on
-	base int64     // where the blob begins in seek
 	size int64
 
 	mu   sync.Mutex // held by whoever reads: a part that was given up may still do
@@ -24,8 +23,8 @@ type source struct {
 func newSource(r io.Reader, size int64) *source {
 	s := &source{r: r, size: size}
 	if seek, ok := r.(io.Seeker); ok {
-		if base, err := seek.Seek(0, io.SeekCurrent); err == nil { // a pipe is an *os.File, too
-			s.seek, s.base = seek, base
+		if _, err := seek.Seek(0, io.SeekStart); err == nil { // a pipe is an *os.File, too
+			s.seek = seek
 		}
 	}
 	return s
@@ -56,7 +55,7 @@ func (s *source) moveTo(off int64) error {
 	case s.pos == off:
 		return nil
 	case s.seek != nil:
-		if _, err := s.seek.Seek(s.base+off, io.SeekStart); err != nil {
+		if _, err := s.seek.Seek(off, io.SeekStart); err != nil {
 			return fmt.Errorf("go back to byte %d of what is uploaded: %w", off, err)
 		}
 		s.pos, s.done = off, false

@@ -16,9 +16,6 @@ import (
 	"bk.build/bk/layout"
 )
 
-// maxStarts is how often an upload begins from nothing before it is given up.
-const maxStarts = 4
-
 // PutBlob uploads a blob (distribution-spec, "Pushing blobs"): one that is no
 // larger than ChunkSize in one request, others in chunks. After a failure the
 // registry is asked how much it has, and the upload goes on there; r is an
@@ -196,8 +193,8 @@ func (u *upload) step() error {
 
 // begin opens an upload.
 func (u *upload) begin() error {
-	if u.starts++; u.starts > maxStarts {
-		return fmt.Errorf("%w: the upload was lost %d times", errRefused, maxStarts)
+	if u.starts++; u.starts > u.repo.client.attempts() {
+		return final(fmt.Errorf("the registry has lost the upload %d times", u.starts-1))
 	}
 	u.off, u.resumed, u.patched = 0, false, false
 	resp, err := u.e.do(u.ctx, call{method: http.MethodPost, path: "blobs/uploads/", scopes: u.e.writeScopes(),
