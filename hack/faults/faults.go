@@ -87,7 +87,11 @@ type Fault struct {
 	Chance float64
 	// Times is how often it happens. 0: always.
 	Times int
-	// At is the offset in the body where it happens. 0: anywhere.
+	// InRow is how many faults may befall the same request one after the other
+	// before this one is left out. 0: any number.
+	InRow int
+	// At is the offset in the body where it happens. 0: anywhere; below 0: before
+	// the first byte.
 	At int64
 
 	Code       int           // of Status (0: 503) and Huge
@@ -162,8 +166,8 @@ func isUpload(r *http.Request) bool { return strings.Contains(r.URL.Path, "/blob
 func hasBody(r *http.Request) bool { return r.ContentLength != 0 }
 
 // Passing are faults of every kind that ends, each at most times times, with
-// this chance for every request that it is about. pause should be longer than
-// what the client takes for silence.
+// this chance for every request that it is about, and no more than two in a row.
+// pause should be longer than what the client takes for silence.
 func Passing(chance float64, times int, pause time.Duration) []Fault {
 	list := []Fault{
 		{Kind: Reset}, {Kind: Lose}, {Kind: Cut, On: OnBlob}, {Kind: Cut, On: func(r *http.Request) bool { return OnUpload(r) && hasBody(r) }},
@@ -172,7 +176,7 @@ func Passing(chance float64, times int, pause time.Duration) []Fault {
 		{Kind: Status, Code: 500}, {Kind: Status, Code: 502}, {Kind: Status, Code: 503, RetryAfter: "1"}, {Kind: Status, Code: 504},
 	}
 	for i := range list {
-		list[i].Chance, list[i].Times = chance, times
+		list[i].Chance, list[i].Times, list[i].InRow = chance, times, 2
 	}
 	return list
 }
@@ -192,6 +196,7 @@ type Proxy struct {
 	left   []int // of faults with Times
 	stats  Stats
 	failed map[string]int // requests that faults befell and that may come again
+	row    map[string]int // faults that befell a request since it last succeeded
 	moved  map[string]*http.Request
 	seen   []Visit
 }
@@ -216,7 +221,7 @@ func Start(t testing.TB, target string, seed uint64, faults ...Fault) *Proxy {
 	p := &Proxy{
 		target: u, seed: seed, done: make(chan struct{}),
 		transport: &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 16},
-		failed:    map[string]int{}, moved: map[string]*http.Request{},
+		failed:    map[string]int{}, row: map[string]int{}, moved: map[string]*http.Request{},
 	}
 	p.Inject(faults...)
 	front := p.listen(t, "127.0.0.1:0", p.serve)
@@ -274,7 +279,8 @@ func (p *Proxy) choose(r *http.Request) (*Fault, *rand.Rand) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stats.Requests++
-	if key := identity(r); p.failed[key] > 0 {
+	key := identity(r)
+	if p.failed[key] > 0 {
 		p.failed[key]--
 		p.stats.Retries++
 	}
@@ -282,15 +288,26 @@ func (p *Proxy) choose(r *http.Request) (*Fault, *rand.Rand) {
 	var found *Fault
 	for i := range p.faults {
 		f := &p.faults[i]
-		if roll := rng.Float64(); found != nil || f.Chance != 0 && roll >= f.Chance || f.Times != 0 && p.left[i] == 0 || !f.about(r) {
+		if roll := rng.Float64(); found != nil || f.Chance != 0 && roll >= f.Chance || !p.due(i, r, key) {
 			continue
 		}
 		p.left[i]--
-		p.stats.count(f.name())
-		p.failed[identity(r)]++
 		found = f
 	}
+	if found == nil {
+		p.row[key] = 0
+		return nil, rng
+	}
+	p.stats.count(found.name())
+	p.failed[key]++
+	p.row[key]++
 	return found, rng
+}
+
+// due says whether the i-th fault may still happen, to this request.
+func (p *Proxy) due(i int, r *http.Request, key string) bool {
+	f := &p.faults[i]
+	return (f.Times == 0 || p.left[i] > 0) && (f.InRow == 0 || p.row[key] < f.InRow) && f.about(r)
 }
 
 // identity is what a request has in common with one that repeats it: uploads

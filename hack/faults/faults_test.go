@@ -257,6 +257,22 @@ func TestHuge(t *testing.T) {
 	}
 }
 
+// Faults that are not to come in a row let the request pass in between.
+func TestInRow(t *testing.T) {
+	s := newSite(t, Fault{Kind: Status, InRow: 2})
+	var got []int
+	for range 6 {
+		resp, _, err := s.do(t, "GET", manifest, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, resp.StatusCode)
+	}
+	if want := []int{503, 503, 200, 503, 503, 200}; !slices.Equal(got, want) {
+		t.Errorf("status %d, want %d", got, want)
+	}
+}
+
 // The same seed gives the same faults, another one others.
 func TestSeed(t *testing.T) {
 	outcome := func(seed uint64) string {

@@ -122,7 +122,7 @@ func (p *Proxy) answer(w http.ResponseWriter, r *http.Request, resp *http.Respon
 func offset(f *Fault, rng *rand.Rand, length int64) int64 {
 	switch {
 	case f.At != 0:
-		return f.At
+		return max(0, f.At)
 	case length < 0:
 		return rng.Int64N(1 << 20)
 	case length == 0:
