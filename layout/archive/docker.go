@@ -22,8 +22,8 @@ const dockerManifestFile = "manifest.json"
 // Bounds on a docker-archive.
 const (
 	maxImages      = 10_000
-	maxImageLayers = 10_000    // of one image, as in a manifest
-	maxConfigs     = 256 << 20 // bytes of all configurations
+	maxImageLayers = 10_000   // of one image, as in a manifest
+	maxConfigs     = 64 << 20 // bytes of all configurations
 )
 
 // dockerImage is an image in manifest.json: files of the archive.
