@@ -239,14 +239,14 @@ func parseHead(mediaType string, b []byte) (head, error) {
 	return h, err
 }
 
-// Referrers returns the tree without what is not a referrer of the root, or of
-// such a one: without entries of indexes and cosign's tags. With an artifact
-// type, only those of it are left, and what leads to them.
+// Referrers returns the tree without the entries of indexes: what refers to the
+// root, and to that. With an artifact type, only what is of it is left, and what
+// leads there.
 func (n *Node) Referrers(artifactType string) *Node {
 	kept := *n
 	kept.Children = nil
 	for _, c := range n.Children {
-		if c.Kind != KindReferrer {
+		if c.Kind == KindPlatform || c.Kind == KindEntry {
 			continue
 		}
 		c = c.Referrers(artifactType)

@@ -75,7 +75,7 @@ func TestDiscover(t *testing.T) {
 	if diff := cmp.Diff(want, outline(root)); diff != "" {
 		t.Errorf("Discover (-want +got):\n%s", diff)
 	}
-	if got, want := outline(root.Referrers("")), "root \n  referrer scan\n"; got != want {
+	if got, want := outline(root.Referrers("")), "root \n  referrer scan\n  signature cosign\n"; got != want {
 		t.Errorf("Referrers = %q, want %q", got, want)
 	}
 

@@ -208,6 +208,9 @@ func (l *List) dropAbout(dg digest.Digest) {
 	})
 }
 
+// ErrSelector is in the error for a text that cannot name an entry of any list.
+var ErrSelector = errors.New("neither a digest nor a platform")
+
 // Find returns the digests of the entries that a digest or a platform
 // ("linux/arm64") means: one digest, or of a platform all its images.
 func (l *List) Find(what string) ([]digest.Digest, error) {
@@ -233,7 +236,7 @@ func matcher(what string) (func(ocispec.Descriptor) bool, error) {
 	}
 	p, err := platforms.Parse(what)
 	if err != nil || !strings.Contains(what, "/") {
-		return nil, fmt.Errorf("%q is neither a digest nor a platform such as linux/arm64", what)
+		return nil, fmt.Errorf("%q is %w such as linux/arm64", what, ErrSelector)
 	}
 	p = platforms.Normalize(p)
 	return func(e ocispec.Descriptor) bool {

@@ -18,8 +18,8 @@ import (
 	"bk.build/bk/layout/place"
 )
 
-// maxList bounds a list, in bytes.
-const maxList = 4 << 20
+// MaxList bounds a list, in bytes.
+const MaxList = 4 << 20
 
 // List says what is mirrored, and where to: a YAML document. What it does not
 // know is an error.
@@ -74,8 +74,8 @@ type Image struct {
 // Parse parses a list in the format of [List], or in that of "skopeo sync".
 // Errors name the line.
 func Parse(b []byte) (*List, error) {
-	if len(b) > maxList {
-		return nil, fmt.Errorf("parse list: it has more than %d bytes", maxList)
+	if len(b) > MaxList {
+		return nil, fmt.Errorf("parse list: it has more than %d bytes", MaxList)
 	}
 	var root yaml.Node
 	dec := yaml.NewDecoder(bytes.NewReader(b))

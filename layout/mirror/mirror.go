@@ -313,7 +313,7 @@ func (r *run) item(ctx context.Context, i *Item) error {
 	case i.image.Referrers: // there may be new ones
 		var moved atomic.Int64
 		opts := r.counted(&moved)
-		opts.Referrers, opts.From = true, src.Name
+		opts.Referrers, opts.From = true, src.Ref
 		err = transfer.Copy(ctx, w.target.Writer, reader, desc, names, opts)
 		if moved.Load() > 0 {
 			i.State = Copied
