@@ -230,11 +230,11 @@ func (e *env) prompt(ctx context.Context, tty console.Console, where string, aut
 	if auth.Password != "" {
 		return nil
 	}
-	e.print("Password of %s for %s: ", printable(auth.Username), where)
 	if err := tty.DisableEcho(); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, tty.Reset()) }()
+	e.print("Password of %s for %s: ", printable(auth.Username), where)
 	auth.Password, err = readLine(ctx, lines)
 	e.print("\n")
 	return err

@@ -41,7 +41,10 @@ func (r *reach) register(set *pflag.FlagSet) {
 // remote returns a client of registries, as the flags and registries.conf want
 // it.
 func (e *env) remote(r *reach) *remote.Client {
-	return &remote.Client{Insecure: r.insecure, Hosts: e.hosts(), State: e.stateDir(), UserAgent: "bk/" + version}
+	return &remote.Client{
+		Insecure: r.insecure, Hosts: e.hosts(), Keychain: e.keychain(),
+		State: e.stateDir(), UserAgent: "bk/" + version,
+	}
 }
 
 // hosts is what registries.conf says.

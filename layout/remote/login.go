@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"strings"
 
@@ -22,7 +23,11 @@ func (c *Client) Login(ctx context.Context, registry string, auth authn.AuthConf
 		err = e.login(ctx, path)
 	}
 	own.Close()
-	return fail("log in to", registry, e, err)
+	err = fail("log in to", registry, e, err)
+	if failed, ok := err.(*Error); ok && errors.Is(err, fs.ErrPermission) {
+		failed.Hint = "" // it is about credentials that are stored
+	}
+	return err
 }
 
 // loginClient is a client with one key.
