@@ -269,6 +269,10 @@ func (c *Copier) children(ctx context.Context, src Reader, desc ocispec.Descript
 // move brings a blob in the cheapest way there is.
 func (c *Copier) move(ctx context.Context, src Reader, desc ocispec.Descriptor) (State, error) {
 	src = under(src, desc)
+	// A mount is as cheap as to ask, and does not need the question.
+	if done, err := c.mount(ctx, src, desc); err != nil || done {
+		return stateOf(Mounted, err)
+	}
 	if has, err := c.dst.Has(ctx, desc); err != nil || has {
 		return stateOf(Exists, err)
 	}
@@ -276,9 +280,6 @@ func (c *Copier) move(ctx context.Context, src Reader, desc ocispec.Descriptor) 
 		if done, err := l.Link(ctx, desc, src); err != nil || done {
 			return stateOf(Linked, err)
 		}
-	}
-	if done, err := c.mount(ctx, src, desc); err != nil || done {
-		return stateOf(Mounted, err)
 	}
 	c.emit(Event{Desc: desc, State: Moving})
 	in, err := open(ctx, src, desc)
