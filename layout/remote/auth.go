@@ -4,14 +4,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"net/http"
-	"os/exec"
 	"strings"
 	"sync"
 
 	"github.com/google/go-containerregistry/pkg/authn"
-	"github.com/google/go-containerregistry/pkg/name"
 )
 
 // An identity is who asks: the credentials for a repository, and where they are
@@ -53,22 +50,12 @@ func (id *identity) String() string {
 // example because a credential helper is not installed, access is anonymous and
 // the error is kept for the hint.
 func (c *Client) credentials(ctx context.Context, where authn.Resource) *identity {
-	keychain := c.Keychain
-	if keychain == nil {
-		keychain = authn.DefaultKeychain
-	}
-	auth, err := authn.Resolve(ctx, keychain, where)
-	if err == nil && auth == authn.Anonymous && where.RegistryStr() == name.DefaultRegistry {
-		auth, err = authn.Resolve(ctx, keychain, hubAlias{}) // what Podman calls it
-	}
+	auth, err := authn.Resolve(ctx, c.keychain(), where)
 	var conf *authn.AuthConfig
 	if err == nil {
 		conf, err = authn.Authorization(ctx, auth)
 	}
 	if err != nil {
-		if errors.Is(err, exec.ErrNotFound) {
-			err = &helperError{err}
-		}
 		return &identity{err: err}
 	}
 	id := &identity{}
@@ -81,19 +68,14 @@ func (c *Client) credentials(ctx context.Context, where authn.Resource) *identit
 	return id
 }
 
-// A helperError is a credential helper that is not installed.
-type helperError struct{ err error }
-
-func (e *helperError) Error() string {
-	return "the credential helper is not installed: " + e.err.Error()
+// keychain is the one that was configured, or that of Docker, Podman and
+// Kubernetes.
+func (c *Client) keychain() authn.Keychain {
+	if c.Keychain != nil {
+		return c.Keychain
+	}
+	return &c.own
 }
-func (e *helperError) Unwrap() error { return e.err }
-
-// hubAlias is Docker Hub under the name that Podman's login stores.
-type hubAlias struct{}
-
-func (hubAlias) String() string      { return "docker.io" }
-func (hubAlias) RegistryStr() string { return "docker.io" }
 
 // A bouncer is the stage that shows credentials: to the registry itself, and as
 // long as no redirect led away from it. What it shows is what the registry asks

@@ -391,3 +391,7 @@ func TestDockerConfig(t *testing.T) {
 		t.Errorf("Resolve of a public image with a missing helper: %v", err)
 	}
 }
+
+func authConfig(user, password string) authn.AuthConfig {
+	return authn.AuthConfig{Username: user, Password: password}
+}

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 
 	"bk.build/bk/layout"
+	"bk.build/bk/layout/remote/credentials"
 	"bk.build/bk/layout/remote/hosts"
 )
 
@@ -30,9 +31,8 @@ type Client struct {
 	// authorities to trust, *.cert with *.key are shown to the registry. nil:
 	// /etc/docker/certs.d and /etc/containers/certs.d.
 	CertDirs []string
-	// Keychain gives credentials, asked with the whole repository; nil: the
-	// configuration of Docker or Podman. It is asked when a registry wants to
-	// see some. An Authenticator with a method Source() string says where its
+	// Keychain gives credentials, asked with the whole repository; nil: see
+	// [credentials.Keychain]. It is asked when a registry wants to see some. An Authenticator with a method Source() string says where its
 	// credentials come from, for messages.
 	Keychain authn.Keychain
 	// Hosts says where repositories are to be had; nil: at the registry that
@@ -65,6 +65,7 @@ type Client struct {
 	UserAgent string
 
 	wait      func(context.Context, time.Duration) error // nil: sleep; tests replace it
+	own       credentials.Keychain
 	mu        sync.Mutex
 	repos     map[string]*Repository
 	endpoints map[hosts.Endpoint]*endpoint

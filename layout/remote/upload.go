@@ -193,9 +193,7 @@ func (u *upload) step() error {
 
 // begin opens an upload.
 func (u *upload) begin() error {
-	if u.starts++; u.starts > u.repo.client.attempts() {
-		return final(fmt.Errorf("the registry has lost the upload %d times", u.starts-1))
-	}
+	u.starts++
 	u.off, u.resumed, u.patched = 0, false, false
 	resp, err := u.e.do(u.ctx, call{method: http.MethodPost, path: "blobs/uploads/", scopes: u.e.writeScopes(),
 		ok: []int{http.StatusAccepted}})
@@ -280,8 +278,11 @@ func (u *upload) commit(n int64) error {
 		return err
 	}
 	defer drain(resp)
+	if err := checkAnswer(resp, u.desc.Digest); err != nil {
+		return final(err)
+	}
 	u.finished = true
-	return checkAnswer(resp, u.desc.Digest)
+	return nil
 }
 
 // recover handles a failed step: nil to go on, else the error that ends the
@@ -323,9 +324,13 @@ func (u *upload) lost(err error) error {
 
 // again begins from nothing.
 func (u *upload) again(err error) error {
+	client := u.repo.client
+	if u.starts >= client.attempts() {
+		return fmt.Errorf("the upload was lost %d times: %w", u.starts, err)
+	}
 	u.location = nil
-	u.repo.client.notify("upload of blob %s to %s: %v; beginning again", u.desc.Digest, u.repo.name, err)
-	return nil
+	client.again(fmt.Sprintf("upload of blob %s to %s, from the start", u.desc.Digest, u.repo.name), err, u.starts, backoff(u.starts))
+	return client.sleep(u.ctx, backoff(u.starts))
 }
 
 // resume waits, and asks how much of the blob has arrived.
