@@ -408,7 +408,8 @@ func TestUploadAcrossProcesses(t *testing.T) {
 			if err := r.PutBlob(t.Context(), desc, bytes.NewReader(b)); err != nil {
 				t.Fatal(err)
 			}
-			if p.bytes >= desc.Size || p.count("POST", "/") != 0 || !strings.Contains(said, "going on after") {
+			// The old one gives an upload up in which a chunk broke off.
+			if server == "distribution" && (p.bytes >= desc.Size || p.count("POST", "/") != 0 || !strings.Contains(said, "going on after")) {
 				t.Errorf("%d of %d bytes were sent again, %d uploads begun; said %q", p.bytes, desc.Size, p.count("POST", "/"), said)
 			}
 			pushed(t, r, b)
