@@ -7,6 +7,7 @@ import (
 	"io"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/Masterminds/semver/v3"
@@ -52,7 +53,9 @@ type Image struct {
 	// oci:DIR.
 	Source string `yaml:"source"`
 	// Tags are patterns as path.Match has them; one that begins with "!" takes
-	// out what it matches. A plain tag must be there.
+	// out what it matches. A plain tag must be there. Tags that belong to another
+	// image (sha256-HEX, cosign's sha256-HEX.sig) are picked only by patterns that
+	// begin with "sha256-"; Referrers takes them along.
 	Tags []string `yaml:"tags"`
 	// Regex is a regular expression (RE2) for whole tags.
 	Regex string `yaml:"regex"`
@@ -264,8 +267,16 @@ func (s *selector) lists() bool { return s.all || len(s.take) > 0 }
 
 // match says whether a tag that is there is picked.
 func (s *selector) match(tag string) bool {
-	return (s.all || matches(s.take, tag)) && s.passes(tag)
+	take := s.take
+	if companions.MatchString(tag) {
+		take = slices.DeleteFunc(slices.Clone(take), func(p string) bool { return !strings.HasPrefix(p, "sha256-") })
+		return matches(take, tag) && s.passes(tag)
+	}
+	return (s.all || matches(take, tag)) && s.passes(tag)
 }
+
+// companions are tags that say something about another image.
+var companions = regexp.MustCompile(`^sha256-[0-9a-f]{64}(\.[a-z]+)?$`)
 
 // passes says whether nothing speaks against a tag.
 func (s *selector) passes(tag string) bool {

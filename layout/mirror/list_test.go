@@ -100,7 +100,8 @@ func TestParseRefuses(t *testing.T) {
 
 // Tags are picked by patterns, expressions and versions together.
 func TestSelector(t *testing.T) {
-	tags := strings.Fields("3.17 3.18 3.18.1 3.19-rc1 3.19 4.0 edge latest v3.20")
+	signature := "sha256-" + strings.Repeat("0", 64) + ".sig"
+	tags := append(strings.Fields("3.17 3.18 3.18.1 3.19-rc1 3.19 4.0 edge latest v3.20"), signature)
 	for _, tt := range []struct {
 		image Image
 		want  string
@@ -113,6 +114,7 @@ func TestSelector(t *testing.T) {
 		{Image{Semver: ">=3.18 <4"}, "3.18 3.18.1 3.19 v3.20"},
 		{Image{Semver: ">=3.18", Tags: []string{"3.*", "!*.*.*"}}, "3.18 3.19"},
 		{Image{Tags: []string{"edge"}}, ""}, // is not listed
+		{Image{Tags: []string{"sha256-*"}}, signature},
 	} {
 		s, err := tt.image.selector()
 		if err != nil {

@@ -98,7 +98,7 @@ func Run(ctx context.Context, l *List, opts Options) (*Report, error) {
 	}
 	r := &run{opts: opts, list: l, writers: map[string]*writer{}}
 	defer r.close()
-	rep := &Report{}
+	rep := &Report{Items: []Item{}}
 	if err := r.plan(ctx, rep); err != nil && !opts.KeepGoing {
 		return rep, rep.Err()
 	}
@@ -178,7 +178,7 @@ func (r *run) plan(ctx context.Context, rep *Report) error {
 		planned[n] = items
 		return err
 	})
-	rep.Items = slices.Concat(planned...)
+	rep.Items = append(rep.Items, slices.Concat(planned...)...)
 	return errors.Join(rep.Err(), collisions(rep))
 }
 
