@@ -15,7 +15,7 @@ import (
 // Bounds on the shape of documents.
 const (
 	maxDepth   = 32     // of nested JSON values
-	maxEntries = 10_000 // manifests of an index, layers of a manifest
+	maxEntries = 10_000 // of an array or an object: manifests of an index, layers of a manifest
 )
 
 // errConfusion is what documents are refused for that two readers could take
@@ -142,7 +142,7 @@ func DetectMediaType(b []byte) (string, error) {
 // checkDescriptors checks the descriptors of a document.
 func checkDescriptors(descs []ocispec.Descriptor) error {
 	if len(descs) > maxEntries {
-		return fmt.Errorf("it has %d entries, at most %d are read", len(descs), maxEntries)
+		return errTooMany
 	}
 	for _, desc := range descs {
 		if err := CheckDescriptor(desc); err != nil {
@@ -172,8 +172,12 @@ func CheckDescriptor(desc ocispec.Descriptor) error {
 var knownFields = strings.Fields("schemaVersion mediaType artifactType config layers manifests subject " +
 	"annotations digest size urls data platform architecture os variant fsLayers")
 
+// errTooMany is what a document is refused for before it takes memory.
+var errTooMany = fmt.Errorf("it has more than %d entries", maxEntries)
+
 // CheckJSON refuses JSON that parsers disagree about: duplicate names, data
-// after the value, invalid UTF-8, deep nesting. When the fields are given that
+// after the value, invalid UTF-8, deep nesting; and arrays and objects of more
+// than 10000 entries. When the fields are given that
 // readers of the document know, names that differ from them or from each other
 // by case only are refused too, but for annotations.
 func CheckJSON(b []byte, fields ...string) error {
@@ -208,7 +212,10 @@ func (c *jsonChecker) value(depth int, fields bool) error {
 	}
 	switch tok {
 	case json.Delim('['):
-		for c.dec.More() {
+		for n := 0; c.dec.More(); n++ {
+			if n == maxEntries {
+				return errTooMany
+			}
 			if err := c.value(depth+1, fields); err != nil {
 				return err
 			}
@@ -235,6 +242,9 @@ func (c *jsonChecker) object(depth int, fields bool) error {
 		key := name
 		if fields {
 			key = strings.ToLower(name)
+		}
+		if len(seen) == maxEntries {
+			return errTooMany
 		}
 		if seen[key] {
 			return fmt.Errorf("%w: the name %q is there twice", errConfusion, name)

@@ -80,7 +80,7 @@ func parseEither(mediaType string, b []byte) (err error) {
 func TestParseTooMany(t *testing.T) {
 	entry := fmt.Sprintf(`{"mediaType":"a","digest":%q,"size":1}`, someDigest)
 	doc := `{"schemaVersion":2,"manifests":[` + strings.Repeat(entry+",", maxEntries) + entry + `]}`
-	if _, err := ParseIndex("", []byte(doc)); err == nil || !strings.Contains(err.Error(), "10001 entries") {
+	if _, err := ParseIndex("", []byte(doc)); err == nil || !strings.Contains(err.Error(), "more than 10000 entries") {
 		t.Errorf("ParseIndex: %v", err)
 	}
 }

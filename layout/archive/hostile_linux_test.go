@@ -59,7 +59,7 @@ func child(path string) error {
 }
 
 // maxChildMemory is what a process may have resident, whatever the archive says.
-const maxChildMemory = 150 << 20
+const maxChildMemory = 128 << 20
 
 // readInChild reads an archive in another process and returns what that says
 // on failure. The process must stay small and write nowhere but to out and to
@@ -196,12 +196,12 @@ func TestHostileArchives(t *testing.T) {
 	}{
 		{"a million entries", func(t *testing.T) string {
 			return makeFile(t, func(w io.Writer) error {
-				for i := range 1_000_000 {
+				for i := range 100_000 {
 					if _, err := w.Write(rawHeader(fmt.Sprint("file", i), tar.TypeReg, 0)); err != nil {
 						return err
 					}
 				}
-				return nil
+				return repeated(bytes.Repeat(rawHeader("last", tar.TypeReg, 0), 1000), 900)(w) // the first is refused
 			})
 		}, "more than 100000 entries"},
 		{"a million images in index.json", func(t *testing.T) string {
@@ -215,13 +215,13 @@ func TestHostileArchives(t *testing.T) {
 		{"many images in index.json", func(t *testing.T) string {
 			entry := fmt.Sprintf(`{"mediaType":"a","digest":"sha256:%064d","size":1}`, 0)
 			return writeFile(t, makeTar(t, header, member{name: "index.json", content: `{"schemaVersion":2,"manifests":[` + strings.Repeat(entry+",", 50_000) + entry + `]}`}))
-		}, "50001 entries, at most 10000 are read"},
+		}, "more than 10000 entries"},
 		{"many images in manifest.json", func(t *testing.T) string {
 			return writeFile(t, makeTar(t, member{name: dockerManifestFile, content: "[" + strings.Repeat(`{"Config":"c"},`, 500_000) + `{"Config":"c"}]`}))
-		}, "it lists 500001 images"},
+		}, "more than 10000 entries"},
 		{"many layers in manifest.json", func(t *testing.T) string {
 			return writeFile(t, makeTar(t, member{name: dockerManifestFile, content: `[{"Config":"c","Layers":[` + strings.Repeat(`"a",`, 2_000_000) + `"a"]}]`}))
-		}, "more layers than can be read: 2000001"},
+		}, "more than 10000 entries"},
 		{"deep manifest.json", func(t *testing.T) string {
 			return writeFile(t, makeTar(t, member{name: dockerManifestFile, content: strings.Repeat("[", 8<<20)}))
 		}, "nested deeper"},
@@ -240,7 +240,7 @@ func TestHostileArchives(t *testing.T) {
 		}, "too long"},
 		{"many long names", func(t *testing.T) string {
 			return makeFile(t, func(w io.Writer) error {
-				for i := range 20_000 {
+				for i := range 10_000 {
 					name := fmt.Sprintf("%04000d", i)
 					if _, err := w.Write(slices.Concat(rawHeader("x", tar.TypeGNULongName, 4000), []byte(name), make([]byte, 96), rawHeader("x", tar.TypeReg, 0))); err != nil {
 						return err
