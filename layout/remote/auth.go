@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 )
@@ -89,6 +90,9 @@ type bouncer struct {
 	mu   sync.Mutex
 	id   *identity // nil: to be looked up
 	last *identity // for messages; nil: never looked up
+	// more are scopes that the registry wants of a token beside those that the
+	// specification has it want.
+	more []string
 }
 
 // RoundTrip sends req with credentials.
@@ -97,6 +101,7 @@ func (b *bouncer) RoundTrip(req *http.Request) (*http.Response, error) {
 		return b.host.inner.RoundTrip(req)
 	}
 	for again := false; ; again = true {
+		begun := time.Now()
 		shown, err := b.authorization(req.Context())
 		if err != nil {
 			if req.Body != nil {
@@ -113,7 +118,7 @@ func (b *bouncer) RoundTrip(req *http.Request) (*http.Response, error) {
 		if err != nil || resp.StatusCode != http.StatusUnauthorized || again {
 			return resp, err
 		}
-		if !b.refused(resp, shown, req.Context()) || hasBody(req) && req.GetBody == nil {
+		if !b.refused(req.Context(), resp, shown, begun) || hasBody(req) && req.GetBody == nil {
 			return resp, nil
 		}
 		drain(resp)
@@ -163,7 +168,7 @@ func (b *bouncer) authorization(ctx context.Context) (string, error) {
 	case id.conf.RegistryToken != "":
 		return "Bearer " + id.conf.RegistryToken, nil
 	case ask.scheme == "bearer":
-		t, err := b.host.token(ctx, id, ask, termsOf(ctx).scopes)
+		t, err := b.host.token(ctx, id, ask, b.scopes(ctx))
 		if err != nil {
 			return "", err
 		}
@@ -180,16 +185,17 @@ func (b *bouncer) authorization(ctx context.Context) (string, error) {
 
 // refused takes note of a 401 after what was shown, and says whether there is
 // something else to show.
-func (b *bouncer) refused(resp *http.Response, shown string, ctx context.Context) bool {
+func (b *bouncer) refused(ctx context.Context, resp *http.Response, shown string, begun time.Time) bool {
 	before := b.host.challenge()
 	ask := parseChallenges(resp.Header)
 	if ask.scheme != "" {
 		b.host.learn(ask)
 	}
-	token, wasToken := strings.CutPrefix(shown, "Bearer ")
+	wasToken := strings.HasPrefix(shown, "Bearer ")
 	if wasToken {
-		b.host.forget(token)
+		b.host.forget(b.scopes(ctx), begun)
 	}
+	b.learn(ctx, ask)
 	b.mu.Lock()
 	old := b.last
 	b.id = nil // the keychain may have a newer password
@@ -202,4 +208,25 @@ func (b *bouncer) refused(resp *http.Response, shown string, ctx context.Context
 	}
 	id := b.who(ctx)
 	return !id.anonymous() && (before.scheme != ask.scheme || old == nil || id.key() != old.key())
+}
+
+// scopes are what a token must allow for a request.
+func (b *bouncer) scopes(ctx context.Context) []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return mergeScopes(append(b.more[:len(b.more):len(b.more)], termsOf(ctx).scopes...))
+}
+
+// learn takes note of the scopes that a registry names, which has names of its
+// own for its repositories.
+func (b *bouncer) learn(ctx context.Context, ask challenge) {
+	have := b.scopes(ctx)
+	for _, s := range strings.Fields(ask.params["scope"]) {
+		if _, _, ok := cutScope(s); ok && !covers(have, []string{s}) && len(have) < maxScopes {
+			b.mu.Lock()
+			b.more = append(b.more, s)
+			b.mu.Unlock()
+			have = b.scopes(ctx)
+		}
+	}
 }

@@ -36,7 +36,7 @@ func parseChallenges(h http.Header) challenge {
 func splitChallenges(s string) []challenge {
 	var list []challenge
 	for {
-		s = strings.TrimLeft(s, " \t,")
+		s = strings.TrimLeft(s, " \t,=")
 		word, rest := token68(s)
 		if word == "" {
 			return list

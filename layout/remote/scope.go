@@ -5,6 +5,9 @@ import (
 	"strings"
 )
 
+// maxScopes is how many a token is asked for that a registry wants.
+const maxScopes = 32
+
 // actions in the order in which they are written.
 var actions = []string{"pull", "push", "delete", "*"}
 

@@ -33,8 +33,8 @@ type token struct {
 	busy   chan struct{} // held while the token is fetched
 
 	// Under the host's lock:
-	value string
-	until time.Time
+	value          string
+	fetched, until time.Time
 }
 
 // token returns a token for the scopes: one that is there, or a new one.
@@ -60,7 +60,8 @@ func (h *host) token(ctx context.Context, id *identity, ask challenge, scopes []
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	t.value, t.until = value, time.Now().Add(life)
+	t.value, t.fetched = value, time.Now()
+	t.until = t.fetched.Add(life)
 	return value, nil
 }
 
@@ -99,12 +100,13 @@ func (h *host) findToken(owner string, scopes []string) (*token, string) {
 	return exact, ""
 }
 
-// forget drops a token that was refused.
-func (h *host) forget(value string) {
+// forget drops the tokens that a request could have shown which was refused, and
+// was begun at the given time.
+func (h *host) forget(scopes []string, begun time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, t := range h.tokens {
-		if t.value == value {
+		if t.fetched.Before(begun) && covers(t.scopes, scopes) {
 			t.value = ""
 		}
 	}
