@@ -128,6 +128,23 @@ func TestLoginPath(t *testing.T) {
 	}
 }
 
+// An identity token, as docker login leaves it, buys tokens for what is done.
+func TestIdentityToken(t *testing.T) {
+	users := tokens.Start(t, tokens.Options{Users: map[string]string{"me": "hunter2"}})
+	addr := registry.StartWith(t, registry.Options{Token: users.Registry()})
+	s := newUser(t)
+	s.write(fmt.Sprintf("-- ../pull/secret/.dockerconfigjson --\n"+`{"auths":{"%s":{"identitytoken":"%s"}}}`, addr, users.RefreshToken("me")))
+	s.env = append(s.env, "BK_PULL_SECRETS="+s.path("pull"))
+	if o := s.push(addr + "/app:v1"); o.code != exitOK {
+		t.Fatalf("push: %d\n%s", o.code, o.stderr)
+	}
+	for _, r := range users.Requests() {
+		if r.Grant != "refresh_token" || r.User != "me" || r.Status != 200 {
+			t.Errorf("the token server was asked %+v", r)
+		}
+	}
+}
+
 // What another file or helper has to say is told: it may come first, and it
 // stays after a logout.
 func TestLoginBesideOthers(t *testing.T) {
