@@ -243,7 +243,7 @@ func (r *blobReader) Read(p []byte) (int, error) {
 	for r.err == nil && len(p) > 0 {
 		if r.pos != r.off {
 			r.disconnect()
-			r.off = r.pos
+			r.off, r.mark, r.failures = r.pos, r.pos, 0
 		}
 		if r.pos == 0 && r.hashed > 0 && r.body == nil {
 			r.hash.Reset()

@@ -2,6 +2,7 @@ package remote
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -106,6 +107,9 @@ func parseReference(ref string) (name.Reference, error) {
 		return nil, fmt.Errorf("image reference %q: a registry on localhost needs a port, as in localhost:5000/app", ref)
 	}
 	parsed, err := name.ParseReference(ref)
+	if err == nil && !validName(parsed.Context().RepositoryStr()) {
+		err = errors.New("parts of a name begin and end with letters or digits")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("image reference %q is not valid: want [REGISTRY/]NAME[:TAG][@DIGEST], the name in lower case: %w", ref, err)
 	}

@@ -41,8 +41,12 @@ func (c *Client) endpoint(where hosts.Endpoint) (*endpoint, error) {
 		return e, nil
 	}
 	repo, err := name.NewRepository(where.Registry + "/" + where.Repository)
-	if err == nil && shortHost(repo.RegistryStr()) != shortHost(where.Registry) {
+	switch {
+	case err != nil:
+	case shortHost(repo.RegistryStr()) != shortHost(where.Registry):
 		err = errors.New("a registry's name has a dot or a port")
+	case !validName(repo.RepositoryStr()):
+		err = errors.New("parts of a name begin and end with letters or digits")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s/%s is not a valid repository: %w", where.Registry, where.Repository, err)

@@ -48,7 +48,15 @@ func (c *Client) registry(registry, key string) (*endpoint, error) {
 	if err != nil {
 		return nil, fmt.Errorf("registry %q is not valid: want HOST[:PORT]: %w", registry, err)
 	}
-	return c.way(reg, false, "", registryKey{reg, key})
+	rule := key
+	if !strings.Contains(rule, "/") {
+		rule += "/any" // rules are about repositories
+	}
+	where, err := c.Hosts.Destination(rule)
+	if err != nil {
+		return nil, err
+	}
+	return c.way(reg, where.Insecure, "", registryKey{reg, key})
 }
 
 // registryKey is what a keychain is asked for.
@@ -89,8 +97,13 @@ func (e *endpoint) names(ctx context.Context, c call, valid func(string) bool) (
 	return slices.Compact(list), nil
 }
 
-// validName says whether s can be a repository's name.
+// validName says whether s can be a repository's name (distribution-spec,
+// "Pulling manifests").
 func validName(s string) bool {
-	_, err := name.NewRepository("registry.example/" + s)
-	return err == nil && s != ""
+	for part := range strings.SplitSeq(s, "/") {
+		if strings.Trim(part, "abcdefghijklmnopqrstuvwxyz0123456789._-") != "" || part != strings.Trim(part, "._-") || part == "" {
+			return false
+		}
+	}
+	return len(s) <= 255
 }

@@ -32,7 +32,7 @@ func (c *Client) Login(ctx context.Context, registry string, auth authn.AuthConf
 
 // loginClient is a client with one key.
 func (c *Client) loginClient(auth authn.AuthConfig) *Client {
-	return &Client{Insecure: c.Insecure, CertDirs: c.CertDirs, Keychain: oneKey{auth}, Attempts: c.Attempts,
+	return &Client{Insecure: c.Insecure, CertDirs: c.CertDirs, Keychain: oneKey{auth}, Hosts: c.Hosts, Attempts: c.Attempts,
 		StallTimeout: c.StallTimeout, Notify: c.Notify, UserAgent: c.UserAgent, wait: c.wait}
 }
 

@@ -61,7 +61,7 @@ func (s *tokenServer) give(w http.ResponseWriter, r *http.Request) {
 	}
 	s.asked = append(s.asked, r.Method+" "+strings.Join(scopes, " ")+" "+user)
 	if user != "" && pass != s.password || s.deny != "" && strings.Contains(strings.Join(scopes, " "), s.deny) {
-		http.Error(w, `{"errors":[{"code":"UNAUTHORIZED","message":"who are you?"}]}`, 401)
+		http.Error(w, `{"errors":[{"code":"UNAUTHORIZED","message":"who are you?"}]}`, http.StatusUnauthorized)
 		return
 	}
 	s.issued++

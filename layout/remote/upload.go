@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -378,7 +379,7 @@ func parseRange(s string) (int64, bool) {
 	s = strings.TrimPrefix(s, "bytes=")
 	last, ok := strings.CutPrefix(s, "0-")
 	n, err := strconv.ParseInt(last, 10, 64)
-	if !ok || err != nil || n < 0 {
+	if !ok || err != nil || n < 0 || n == math.MaxInt64 {
 		return 0, false
 	}
 	if n == 0 {

@@ -180,7 +180,7 @@ func TestUploadFaults(t *testing.T) {
 				if r.Method != http.MethodPatch {
 					return false
 				}
-				http.Error(w, `{"errors":[{"code":"UNSUPPORTED"}]}`, 405)
+				http.Error(w, `{"errors":[{"code":"UNSUPPORTED"}]}`, http.StatusMethodNotAllowed)
 				return true
 			}},
 		} {
