@@ -1,6 +1,6 @@
 // Helm, beside which tests run bk. It has a module of its own because of the
 // size of what it depends on. Nothing of it is ever imported by the product.
-module bk.build/bk/hack/helm
+module bk.build/bk/hack/charts
 
 go 1.26.8
 
