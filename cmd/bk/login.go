@@ -172,12 +172,14 @@ func withoutSecret(err error, secret string) error {
 // askCredentials completes what the flags say.
 func (e *env) askCredentials(ctx context.Context, where string, opts loginOptions) (authn.AuthConfig, error) {
 	auth := authn.AuthConfig{Username: opts.user, Password: opts.password}
+	if opts.password != "" {
+		e.print("WARNING: other users of the machine can see a password on the command line; use --password-stdin.\n")
+	}
 	var err error
 	switch tty := terminal(e.stdin); {
 	case opts.stdin:
 		auth.Password, err = readPassword(e.stdin)
 	case opts.password != "" && opts.user != "":
-		e.print("WARNING: other users of the machine can see a password on the command line; use --password-stdin.\n")
 	case tty == nil:
 		return auth, errors.New("stdin is not a terminal: give --username and --password-stdin")
 	default:

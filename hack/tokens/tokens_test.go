@@ -71,13 +71,19 @@ func use(t *testing.T, addr, repo string, token any) int {
 }
 
 // The registry takes tokens of both forms for what they were made for, and
-// nothing else; wrong passwords get none.
+// nothing else; wrong passwords get none. Both major releases of the registry do.
 func TestRegistry(t *testing.T) {
+	for _, program := range []string{"", "docker-registry"} {
+		t.Run("registry "+program, func(t *testing.T) { testRegistry(t, program) })
+	}
+}
+
+func testRegistry(t *testing.T, program string) {
 	s := Start(t, Options{
 		Users: map[string]string{"me": "secret"},
 		Allow: func(user, name, action string) bool { return user == "me" || name == "public" && action == "pull" },
 	})
-	addr := registry.StartWith(t, registry.Options{Token: s.Registry()})
+	addr := registry.StartWith(t, registry.Options{Program: program, Token: s.Registry()})
 	if got := use(t, addr, "app", nil); got != http.StatusUnauthorized {
 		t.Errorf("without token: %d", got)
 	}

@@ -1,6 +1,7 @@
 package credentials
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -201,4 +202,42 @@ func TestStoreAtOnce(t *testing.T) {
 	if files, err := os.ReadDir(h.dir + "/.docker"); err != nil || len(files) != 1 {
 		t.Errorf("the directory has %v, %v", files, err)
 	}
+}
+
+// A login changes one entry of a file and nothing else, whatever the file holds.
+func FuzzStore(f *testing.F) {
+	f.Add([]byte(`{"auths":{"https://a.example/v1/":{"auth":"b2xkOjE="},"b":{"x":[1e400]}},"credsStore":"x","n":-0.10}`))
+	f.Add([]byte(`{"auths":null,"\u0061":{"a":"\ud800"}}`))
+	f.Add([]byte(" "))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		before, err := parseObject(b)
+		if _, bad := parse("f", b); err != nil || bad != nil {
+			return
+		}
+		doc, _ := parseObject(b)
+		if err := doc.setAuth("a.example", entry{Auth: "bWU6bmV3"}); err != nil {
+			return
+		}
+		b, err = doc.encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		file, err := parse("f", b)
+		if err != nil || file.auths["a.example"].Auth != "bWU6bmV3" {
+			t.Fatalf("the entry is not there: %v\n%s", err, b)
+		}
+		after, err := parseObject(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range before.members {
+			var old, now bytes.Buffer
+			if err := errors.Join(json.Compact(&old, m.value), json.Compact(&now, after.get(m.key))); err != nil {
+				t.Fatal(err)
+			}
+			if m.key != "auths" && old.String() != now.String() {
+				t.Errorf("%q was %s and is %s", m.key, &old, &now)
+			}
+		}
+	})
 }
