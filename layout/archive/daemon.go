@@ -152,17 +152,6 @@ func (d *Daemon) Load(ctx context.Context, src transfer.Reader, desc ocispec.Des
 	return nil
 }
 
-// Create returns a Writer whose Commit loads what was put into it.
-func (d *Daemon) Create() (*Writer, error) {
-	return newWriter("", func(ctx context.Context, src transfer.Reader, index []ocispec.Descriptor) error {
-		err := d.load(ctx, func(w io.Writer) error { return writeDockerIndex(ctx, w, src, index) })
-		if err != nil {
-			return fmt.Errorf("load into Docker at %s: %w", d.host, err)
-		}
-		return nil
-	})
-}
-
 // load posts what write writes.
 func (d *Daemon) load(ctx context.Context, write func(io.Writer) error) error {
 	pr, pw := io.Pipe()

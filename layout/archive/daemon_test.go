@@ -121,17 +121,8 @@ func TestDockerDaemon(t *testing.T) {
 	if err := d.Load(t.Context(), src, img, []string{"docker.io/library/app:v1"}, nil); err != nil {
 		t.Fatal(err)
 	}
-	// The same by a Writer, under another name.
-	w, err := d.Create()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Close()
 	other := putIndex(t, store, putImage(t, store, "arm64"))
-	if err := transfer.Copy(t.Context(), w, src, other, []string{"host:5000/me/app:v2"}, transfer.Options{}); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Commit(t.Context()); err != nil {
+	if err := d.Load(t.Context(), src, other, []string{"host:5000/me/app:v2"}, nil); err != nil {
 		t.Fatal(err)
 	}
 	want := parts(t, src, img)

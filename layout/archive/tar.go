@@ -45,8 +45,8 @@ func writeLayout(ctx context.Context, w io.Writer, src transfer.Reader, index []
 
 // WriteDocker writes a tar that docker load (also before it knew OCI layouts)
 // and podman load accept. The format holds one image: of an index, that for the
-// platform; nil: the only one, attestations aside. Names without a tag, such as
-// those with a digest, are left out of RepoTags. Docker 20.10 does not read
+// platform; nil: the only one, attestations aside. Names are spelt out as Docker
+// does; those with a digest are left out of RepoTags. Docker 20.10 does not read
 // layers in zstd.
 func WriteDocker(ctx context.Context, w io.Writer, src transfer.Reader, desc ocispec.Descriptor, names []string, platform *ocispec.Platform) error {
 	err := writeDocker(ctx, w, src, desc, names, platform)
@@ -58,6 +58,10 @@ func WriteDocker(ctx context.Context, w io.Writer, src transfer.Reader, desc oci
 
 func writeDocker(ctx context.Context, w io.Writer, src transfer.Reader, desc ocispec.Descriptor, names []string, platform *ocispec.Platform) error {
 	c := newCollector(ctx, src)
+	names = slices.Clone(names)
+	for i, name := range names {
+		names[i] = layout.NormalizeName(name)
+	}
 	image, err := c.oneImage(desc, platform)
 	if err != nil {
 		return err
@@ -222,14 +226,8 @@ func (c *collector) dockerManifest(desc ocispec.Descriptor, names []string) (fil
 func repoTags(names []string) []string {
 	var tags []string
 	for _, name := range names {
-		if strings.Contains(name, "@") {
-			continue
-		}
-		if strings.ContainsAny(name, "/:") {
-			name = layout.NormalizeName(name)
-			name = strings.TrimPrefix(name, "docker.io/")
-			name = strings.TrimPrefix(name, "library/")
-			tags = append(tags, name)
+		if !strings.Contains(name, "@") {
+			tags = append(tags, strings.TrimPrefix(strings.TrimPrefix(name, "docker.io/"), "library/"))
 		}
 	}
 	return tags
