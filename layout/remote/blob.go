@@ -40,7 +40,7 @@ func (c *Client) Fetch(ctx context.Context, ref string, desc ocispec.Descriptor,
 		return err
 	}
 	defer r.Close()
-	w, err := dst.NewBlob()
+	w, err := dst.NewHashedBlob() // the reader verifies
 	if err != nil {
 		return err
 	}

@@ -151,6 +151,7 @@ type upload struct {
 	whole    bool     // the registry takes no chunks
 	patched  bool     // it has taken one
 	resumed  bool     // some of its bytes are of an attempt that broke
+	refused  int      // chunks that were out of range
 	starts   int
 	failures int
 	mark     int64 // the highest off at a failure
@@ -299,11 +300,12 @@ func (u *upload) recover(err error) error {
 		return last.err
 	case code == http.StatusNotFound || code == http.StatusGone:
 		return u.lost(err)
-	case code == http.StatusRequestedRangeNotSatisfiable && (u.patched || u.resumed), code == http.StatusUnauthorized, temporaryStatus(code), code == 0 && temporary(err):
+	case code == http.StatusRequestedRangeNotSatisfiable && (u.patched || u.resumed):
+		return u.outOfRange(err)
+	case code == http.StatusUnauthorized, temporaryStatus(code), code == 0 && temporary(err):
 		return u.resume(err)
 	case code >= 400 && u.off < u.desc.Size && !u.whole && !u.patched && !u.resumed && code != http.StatusForbidden && u.desc.Size > u.chunk:
-		u.repo.client.notify("upload of blob %s to %s: the registry takes no chunks (%v); sending it whole", u.desc.Digest, u.repo.name, err)
-		u.whole, u.location = true, nil
+		u.sendWhole(err)
 		return nil
 	case code >= 400 && u.resumed:
 		// The registry may have got bytes twice: of a request that it thought to be
@@ -311,6 +313,27 @@ func (u *upload) recover(err error) error {
 		return u.again(err)
 	}
 	return err
+}
+
+// sendWhole begins again, without chunks.
+func (u *upload) sendWhole(err error) {
+	u.repo.client.notify("upload of blob %s to %s: the registry takes no chunks (%v); sending it whole", u.desc.Digest, u.repo.name, err)
+	u.whole, u.location = true, nil
+}
+
+// outOfRange handles a chunk that the registry did not expect: it may have more
+// or less than was thought, or take no more than one.
+func (u *upload) outOfRange(err error) error {
+	before := u.off
+	if u.refused++; u.refused < 3 {
+		if err := u.resume(err); err != nil {
+			return err
+		}
+	}
+	if u.refused == 3 || !u.finished && u.location != nil && u.off == before {
+		u.sendWhole(err)
+	}
+	return nil
 }
 
 // lost begins again after the registry has forgotten the upload, unless that is

@@ -176,6 +176,13 @@ func TestUploadFaults(t *testing.T) {
 				http.Error(w, `{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN"}]}`, 404)
 				return true
 			}},
+			"one chunk": {chunk: 2 << 20, fault: func(n int, w http.ResponseWriter, r *http.Request) bool {
+				if r.Method != http.MethodPatch || strings.HasPrefix(r.Header.Get("Content-Range"), "0-") {
+					return false
+				}
+				w.WriteHeader(416)
+				return true
+			}},
 			"no chunks": {chunk: 2 << 20, fault: func(n int, w http.ResponseWriter, r *http.Request) bool {
 				if r.Method != http.MethodPatch {
 					return false
@@ -250,6 +257,43 @@ func TestUploadStall(t *testing.T) {
 		t.Fatal(err)
 	}
 	pushed(t, r, b)
+}
+
+// Uploads and downloads over HTTP/2 with TLS are as those over HTTP/1.
+func TestHTTP2(t *testing.T) {
+	f := newRegistry(t)
+	var mu sync.Mutex
+	protocols, patches := map[string]int{}, 0
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		protocols[r.Proto]++
+		if r.Method == http.MethodPatch {
+			patches++
+		}
+		broken := patches == 2 && r.Method == http.MethodPatch
+		mu.Unlock()
+		if broken {
+			io.CopyN(io.Discard, r.Body, 1<<19)
+			panic(http.ErrAbortHandler)
+		}
+		f.Config.Handler.ServeHTTP(w, r)
+	}))
+	s.EnableHTTP2 = true
+	s.Config.ErrorLog = f.Config.ErrorLog
+	s.StartTLS()
+	defer s.Close()
+	c := newClient(nil)
+	c.Insecure = []string{strings.TrimPrefix(s.URL, "https://")}
+	c.ChunkSize = 1 << 20
+	r := testRepository(t, c, c.Insecure[0]+"/app")
+	b := random(5<<20 + 1)
+	if err := r.PutBlob(t.Context(), describeBlob(b), bytes.NewReader(b)); err != nil {
+		t.Fatal(err)
+	}
+	pushed(t, r, b)
+	if protocols["HTTP/2.0"] == 0 || len(protocols) != 1 {
+		t.Errorf("requests by protocol: %v", protocols)
+	}
 }
 
 // slow gives its bytes late.

@@ -19,12 +19,15 @@ type patience struct {
 
 // RoundTrip sends req and watches it, also after it returned.
 func (p *patience) RoundTrip(req *http.Request) (*http.Response, error) {
-	limit := max(p.limit, termsOf(req.Context()).patience)
 	ctx, cancel := context.WithCancelCause(req.Context())
-	w := &watch{ctx: ctx, cancel: cancel, silence: limit}
-	w.timer = time.AfterFunc(limit, func() { cancel(errStalled) })
+	w := &watch{ctx: ctx, cancel: cancel, silence: p.limit, answer: max(p.limit, termsOf(req.Context()).patience)}
+	first := w.answer
+	if hasBody(req) {
+		first = w.silence
+	}
+	w.timer = time.AfterFunc(first, func() { cancel(errStalled) })
 	req = req.WithContext(ctx)
-	if req.Body != nil && req.Body != http.NoBody {
+	if hasBody(req) {
 		req.Body = &sent{ReadCloser: req.Body, watch: w}
 	}
 	resp, err := p.inner.RoundTrip(req)
@@ -45,6 +48,7 @@ type watch struct {
 	cancel   context.CancelCauseFunc
 	timer    *time.Timer
 	silence  time.Duration
+	answer   time.Duration // from the last byte that is sent to the answer
 	answered atomic.Bool
 }
 
@@ -74,10 +78,24 @@ func (s *sent) Read(p []byte) (int, error) {
 	}
 	s.watch.timer.Stop()
 	n, err := s.ReadCloser.Read(p)
-	if !s.watch.answered.Load() {
-		s.watch.timer.Reset(s.watch.silence)
+	if err == nil {
+		s.reset(s.watch.silence)
+	} else {
+		s.reset(s.watch.answer)
 	}
 	return n, err
+}
+
+func (s *sent) Close() error {
+	s.reset(s.watch.answer)
+	return s.ReadCloser.Close()
+}
+
+// reset starts the clock again, unless the answer is there.
+func (s *sent) reset(d time.Duration) {
+	if !s.watch.answered.Load() {
+		s.watch.timer.Reset(d)
+	}
 }
 
 // received is a response's body. The clock runs while it is read.
