@@ -124,6 +124,7 @@ func (e *env) loginStored(ctx context.Context, keychain *credentials.Keychain, w
 		return false, err
 	}
 	if err := e.tryLogin(ctx, where, opts, *auth); err != nil {
+		err = fmt.Errorf("%w (%s)", err, printable(found.String()))
 		if terminal(e.stdin) == nil {
 			return false, err
 		}

@@ -154,6 +154,9 @@ func TestLoginBesideOthers(t *testing.T) {
 	if o := s.login(addr, "me", "hunter2"); o.code != exitOK || !strings.Contains(o.stderr, "WARNING: it will not be used: user \"you\" for "+addr+" from $DOCKER_AUTH_CONFIG comes first") {
 		t.Errorf("login: %d\n%s", o.code, o.stderr)
 	}
+	if o := s.run("login", addr); o.code != exitFailed || !strings.Contains(o.stderr, "not accepted") || !strings.Contains(o.stderr, "(user \"you\" for "+addr+" from $DOCKER_AUTH_CONFIG)") {
+		t.Errorf("login with what is stored: %d\n%s", o.code, o.stderr)
+	}
 	if o := s.run("logout", addr); o.code != exitOK || !strings.Contains(o.stderr, "Still there: user \"you\"") {
 		t.Errorf("logout: %d\n%s", o.code, o.stderr)
 	}
