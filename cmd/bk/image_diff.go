@@ -130,7 +130,11 @@ func (p *diffPrinter) changes(title string, list []view.Change) {
 	}
 	p.line("\n%s", title)
 	for _, c := range list {
-		p.line("%s", printable(c.String()))
+		text := c.String()
+		if !p.all {
+			text = shorten(text, 300)
+		}
+		p.line("%s", printable(text))
 	}
 }
 

@@ -21,7 +21,8 @@ import (
 // editHelp is for commands that make an image of another.
 const editHelp = `
 An index is edited with all its images, or those of --platform. Without DEST the
-result gets the name of the image. Its digest is printed.
+result gets the name of the image; a DEST that names no registry and no other place
+is a name in the store. The digest is printed.
 
 `
 
@@ -132,7 +133,11 @@ func (p *places) narrowAll(ctx context.Context, arg string, values []string) (*i
 // destination is where the result goes: args[1], or where the image is.
 func (i *image) destination(args []string) (string, error) {
 	if len(args) == 2 {
-		return args[1], nil
+		to, err := place.Parse(args[1])
+		if host, _, ok := strings.Cut(to.Rest, "/"); to.Kind == place.Bare && !(ok && (strings.ContainsAny(host, ".:") || host == "localhost")) {
+			to.Kind = place.Store
+		}
+		return to.String(), err
 	}
 	name := orDefault(i.Ref, entryName(i.desc))
 	if strings.Contains(name, "@") || strings.HasPrefix(name, "sha256:") || strings.HasPrefix(name, "sha512:") {

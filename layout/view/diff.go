@@ -114,7 +114,7 @@ func (d *Diff) Same() bool {
 // memory; contents are compared by their SHA-256.
 func Compare(ctx context.Context, a, b *Image, opts DiffOptions) (*Diff, error) {
 	d := &Diff{
-		A: a.side(), B: b.side(), Config: compareConfig(a.Config, b.Config), History: compareHistory(a.Config.History, b.Config.History),
+		A: a.side(), B: b.side(), Config: compareConfigs(a, b), History: compareHistory(a.Config.History, b.Config.History),
 		Annotations: compareMaps("", a.Manifest.Annotations, b.Manifest.Annotations), Layers: compareLayers(a, b), Files: []FileChange{},
 	}
 	if opts.Documents || slices.Equal(a.Config.RootFS.DiffIDs, b.Config.RootFS.DiffIDs) {

@@ -1,6 +1,8 @@
 package view
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -10,6 +12,49 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
+
+// compareConfigs compares two configurations, and what only some builders know
+// as text.
+func compareConfigs(a, b *Image) []Change {
+	return append(compareConfig(a.Config, b.Config), compareMaps("", otherFields(a.RawConfig), otherFields(b.RawConfig))...)
+}
+
+// otherFields returns the fields of a configuration that image-spec does not
+// have, as JSON.
+func otherFields(raw []byte) map[string]string {
+	var top struct {
+		Config map[string]json.RawMessage `json:"config"`
+	}
+	fields, out := map[string]json.RawMessage{}, map[string]string{}
+	if json.Unmarshal(raw, &fields) != nil || json.Unmarshal(raw, &top) != nil {
+		return out // it was parsed before
+	}
+	for name, value := range fields {
+		if !slices.Contains(knownFields, name) {
+			out[name] = compact(value)
+		}
+	}
+	for name, value := range top.Config {
+		if !slices.Contains(knownConfig, name) {
+			out["config."+name] = compact(value)
+		}
+	}
+	return out
+}
+
+// The fields that are compared one by one, or that a change of layers changes.
+var (
+	knownFields = strings.Fields("created author architecture os os.version os.features variant config rootfs history")
+	knownConfig = strings.Fields("User ExposedPorts Env Entrypoint Cmd Volumes WorkingDir Labels StopSignal")
+)
+
+func compact(raw json.RawMessage) string {
+	var b bytes.Buffer
+	if json.Compact(&b, raw) != nil {
+		return string(raw)
+	}
+	return b.String()
+}
 
 // compareConfig compares what a container is started with, field by field.
 func compareConfig(a, b ocispec.Image) []Change {

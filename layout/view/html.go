@@ -222,6 +222,7 @@ const pageText = `<!DOCTYPE html>
 <tr><th class="n">Bytes</th><th class="n">Times</th><th>Path</th></tr>
 {{range .Waste}}<tr><td class="n">{{.Bytes}}</td><td class="n">{{.Count}}</td><td class="w"><code>{{.Path}}</code></td></tr>
 {{end}}</table>
-{{end}}</body>
+{{end}}<script>{{.Script}}</script>
+</body>
 </html>
 `
