@@ -25,7 +25,7 @@ func (r *Registry) getBlob(w http.ResponseWriter, req *http.Request, rt route) e
 	h.Set("Content-Type", "application/octet-stream")
 	h.Set("Docker-Content-Digest", rt.digest.String())
 	h.Set("ETag", `"`+rt.digest.String()+`"`)
-	limitAnswer(w, size)
+	r.limits.answer(w, size)
 	http.ServeContent(w, req, "", time.Time{}, f)
 	return nil
 }

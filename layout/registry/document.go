@@ -187,6 +187,13 @@ func (c *linkCache) to(subject digest.Digest, v *view, dir *layout.Dir) []referr
 	return c.links[subject]
 }
 
+// expire makes the next to look for those that were missing or broken.
+func (c *linkCache) expire() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.view = nil
+}
+
 // readReferrer reads what an entry of index.json refers to.
 func readReferrer(e ocispec.Descriptor, dir *layout.Dir) (referrer, error) {
 	l := referrer{desc: ocispec.Descriptor{MediaType: e.MediaType, Digest: e.Digest, Size: e.Size}}

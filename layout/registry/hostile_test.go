@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -215,5 +216,43 @@ func TestExpectContinue(t *testing.T) {
 	_, _ = r.ReadString('\n')
 	if line, err := r.ReadString('\n'); err != nil || !strings.Contains(line, "201") {
 		t.Errorf("%q, %v", line, err)
+	}
+}
+
+// A client that stops sending, or does not read, does not hold a request for
+// long; what it has sent stays, for when it comes back.
+func TestStalledClients(t *testing.T) {
+	ended := make(chan Request, 1)
+	reg := newRegistry(t, Options{Log: func(r Request) { ended <- r }})
+	blob := client{t, reg}.start("")
+	<-ended
+	large := strings.Repeat("x", 32<<20) // more than the buffers of a connection
+	path := client{t, reg}.blob("r", large).Digest.String()
+	<-ended
+	reg.limits = limits{stall: 100 * time.Millisecond, slowest: 1 << 40}
+	s := startServer(t, reg)
+	for _, request := range []string{
+		"PATCH " + blob + " HTTP/1.1\r\nHost: r\r\nContent-Length: 10\r\n\r\nabc",
+		"PUT /v2/r/manifests/v1 HTTP/1.1\r\nHost: r\r\nContent-Length: 10\r\n\r\n{",
+		"GET /v2/r/blobs/" + path + " HTTP/1.1\r\nHost: r\r\n\r\n",
+	} {
+		conn, err := net.Dial("tcp", s.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.WriteString(conn, request)
+		select {
+		case r := <-ended:
+			if r.Method == "GET" && r.Bytes >= int64(len(large)) || r.Method != "GET" && r.Status != http.StatusBadRequest {
+				t.Errorf("%+v", r)
+			}
+		case <-time.After(time.Minute):
+			t.Errorf("%.60s: the request goes on", request)
+		}
+		conn.Close()
+	}
+	rec := client{t, reg}.want(http.StatusNoContent, "GET", blob, "")
+	if got := rec.Header().Get("Range"); got != "0-2" {
+		t.Errorf("Range %q", got)
 	}
 }

@@ -47,7 +47,7 @@ func (r *Registry) getManifest(w http.ResponseWriter, req *http.Request, rt rout
 		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
-	limitAnswer(w, int64(len(b)))
+	r.limits.answer(w, int64(len(b)))
 	sendJSON(w, http.StatusOK, mt, b)
 	return nil
 }
@@ -100,7 +100,8 @@ func (r *Registry) putManifest(w http.ResponseWriter, req *http.Request, rt rout
 	if err != nil {
 		return err
 	}
-	b, err := readManifest(w, req)
+	b, err := readManifest(r.limits.body(w, req), req.ContentLength)
+	r.limits.answer(w, 0)
 	if err != nil {
 		return err
 	}
@@ -160,12 +161,12 @@ func tagsOf(rt route, req *http.Request) ([]string, error) {
 }
 
 // readManifest reads a request's body.
-func readManifest(w http.ResponseWriter, req *http.Request) ([]byte, error) {
+func readManifest(body io.Reader, length int64) ([]byte, error) {
 	tooLarge := problemf(http.StatusRequestEntityTooLarge, codeSizeInvalid, "a manifest has at most %d bytes", layout.MaxManifest)
-	if req.ContentLength > layout.MaxManifest {
+	if length > layout.MaxManifest {
 		return nil, tooLarge
 	}
-	b, err := io.ReadAll(io.LimitReader(newBody(w, req), layout.MaxManifest+1))
+	b, err := io.ReadAll(io.LimitReader(body, layout.MaxManifest+1))
 	if err != nil {
 		return nil, problemf(http.StatusBadRequest, codeManifestInvalid, "the manifest has not come as a whole")
 	}
@@ -186,6 +187,11 @@ func (r *Registry) checkParts(doc document) ([]digest.Digest, error) {
 		}
 	}
 	var merged []digest.Digest
+	type reading struct {
+		mediaType string
+		digest    digest.Digest
+	}
+	seen := map[reading]bool{} // one that is there many times is read once
 	for _, part := range doc.manifests {
 		if !r.dir.HasDescriptor(part) {
 			return nil, noPart("manifest", part)
@@ -193,6 +199,10 @@ func (r *Registry) checkParts(doc document) ([]digest.Digest, error) {
 		if !layout.IsManifest(part.MediaType) && !layout.IsIndex(part.MediaType) {
 			continue
 		}
+		if seen[reading{part.MediaType, part.Digest}] {
+			continue
+		}
+		seen[reading{part.MediaType, part.Digest}] = true
 		child, err := readReferrer(part, r.dir)
 		if err != nil {
 			return nil, problemf(http.StatusBadRequest, codeManifestInvalid, "%s %s: %v", part.MediaType, part.Digest, err)
@@ -211,6 +221,7 @@ func noPart(kind string, part ocispec.Descriptor) *problem {
 // enter stores a manifest and enters it in index.json, in one step for others.
 // The entries without a name of merged go away: the manifest contains them.
 func (r *Registry) enter(repo string, tags []string, desc ocispec.Descriptor, b []byte, merged []digest.Digest) error {
+	defer r.links.expire() // it may have healed a broken one, which changes no entry
 	return r.change(func(index *ocispec.Index) error {
 		if err := r.store(desc, b); err != nil {
 			return err

@@ -300,6 +300,29 @@ func TestDamagedManifest(t *testing.T) {
 	c.want(http.StatusOK, "GET", "/v2/a/manifests/v1", "")
 }
 
+// A referrer whose file was damaged is found again once it was pushed again.
+func TestHealedReferrer(t *testing.T) {
+	reg := newRegistry(t, Options{})
+	c := client{t, reg}
+	subject := descriptorOf(ocispec.MediaTypeImageManifest, "subject")
+	sig := c.artifact("r", "", "application/sig", subject, "one")
+	if err := reg.dir.Remove(sig.Digest); err != nil {
+		t.Fatal(err)
+	}
+	settle(t, reg)
+	list := func() []ocispec.Descriptor {
+		t.Helper()
+		return decode[ocispec.Index](t, c.want(http.StatusOK, "GET", "/v2/r/referrers/"+subject.Digest.String(), "")).Manifests
+	}
+	if got := list(); len(got) != 0 {
+		t.Errorf("listed though it is missing: %v", got)
+	}
+	c.artifact("r", "", "application/sig", subject, "one")
+	if got := list(); len(got) != 1 {
+		t.Errorf("not listed: %v", got)
+	}
+}
+
 // A layout that takes no more entries says so, and stays as it is.
 func TestFull(t *testing.T) {
 	reg := newRegistry(t, Options{})

@@ -2,7 +2,10 @@ package registry
 
 import (
 	"net/http"
+	"os"
+	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -99,4 +102,38 @@ func TestForeignEntries(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.want(http.StatusNotFound, "GET", "/v2/images/manifests/v2", "")
+}
+
+// index.json is read again when it has changed, and only then.
+func TestViewCache(t *testing.T) {
+	reg := newRegistry(t, Options{})
+	client{t, reg}.image("r", "v1", "x")
+	settle(t, reg)
+	view := func() *view {
+		t.Helper()
+		v, err := reg.current()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	first := view()
+	if view() != first {
+		t.Error("read again though it has not changed")
+	}
+	client{t, reg}.image("r", "v2", "x")
+	if second := view(); second == first || len(second.tags["r"]) != 2 {
+		t.Errorf("tags %v", second.tags["r"])
+	}
+	// Read at the time of a change, another change could look the same.
+	file, err := os.Lstat(filepath.Join(reg.dir.Path(), "index.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for after, want := range map[time.Duration]bool{-time.Millisecond: false, 0: false, racy: false, racy + 1: true, time.Hour: true} {
+		c := viewCache{file: file, read: file.ModTime().Add(after)}
+		if got := c.fresh(file); got != want {
+			t.Errorf("read %v after a change, fresh = %v", after, got)
+		}
+	}
 }

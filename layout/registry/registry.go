@@ -14,10 +14,14 @@ import (
 const (
 	headerTimeout = 10 * time.Second
 	idleTimeout   = 2 * time.Minute
-	stallTimeout  = time.Minute // without a byte of a request's body
-	slowest       = 32 << 10    // bytes per second that an answer must be read at
-	maxHeader     = 64 << 10    // bytes
+	maxHeader     = 64 << 10 // bytes
 )
+
+// limits are those of one request. Tests make them small.
+type limits struct {
+	stall   time.Duration // without a byte of a request's body
+	slowest int64         // bytes per second that an answer must be read at
+}
 
 // Options configures a registry. The zero value lets everybody read and write.
 type Options struct {
@@ -70,6 +74,7 @@ type Registry struct {
 	names   names
 	uploads uploads
 	foreign *http.CrossOriginProtection
+	limits  limits
 
 	update sync.Mutex // one change of index.json at a time, before its file lock
 	view   viewCache
@@ -88,6 +93,7 @@ func New(dir *layout.Dir, opts Options) (*Registry, error) {
 		dir: dir, opts: opts, names: names{base: base},
 		uploads: uploads{dir: dir, opts: opts, open: map[string]*session{}},
 		foreign: http.NewCrossOriginProtection(),
+		limits:  limits{stall: time.Minute, slowest: 32 << 10},
 	}
 	if opts.Htpasswd != "" {
 		if r.users, err = newUsers(opts.Htpasswd); err != nil {
@@ -117,9 +123,10 @@ func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	rec := &recorder{ResponseWriter: w}
 	rec.Header().Set("Docker-Distribution-API-Version", "registry/2.0")
 	rec.Header().Set("X-Content-Type-Options", "nosniff")
-	limitAnswer(rec, 0)
+	r.limits.answer(rec, 0)
 	user, err := r.serve(rec, req)
 	if err != nil && rec.status == 0 {
+		r.limits.answer(rec, 0)
 		asProblem(err).write(rec)
 	}
 	if r.opts.Log == nil {
@@ -223,34 +230,38 @@ func (r *recorder) ReadFrom(src io.Reader) (int64, error) {
 // Unwrap is for http.ResponseController.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
-// limitAnswer bounds how long a client may take to read size bytes.
-func limitAnswer(w http.ResponseWriter, size int64) {
-	limit := stallTimeout + time.Duration(size/slowest)*time.Second
+// answer bounds how long a client may take to read size bytes.
+func (l limits) answer(w http.ResponseWriter, size int64) {
+	limit := l.stall + time.Duration(size/l.slowest)*time.Second
 	// A writer without deadlines, as tests have it, has no limit.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(limit))
 }
 
-// body is a request's body whose client may be slow but not silent.
-type body struct {
-	req     *http.Request
-	control *http.ResponseController
-	next    time.Time // when the deadline is moved again
+// body returns the body of a request whose client may be slow but not silent.
+func (l limits) body(w http.ResponseWriter, req *http.Request) io.Reader {
+	return &body{stall: l.stall, req: req, control: http.NewResponseController(w)}
 }
 
-func newBody(w http.ResponseWriter, req *http.Request) *body {
-	return &body{req: req, control: http.NewResponseController(w)}
+type body struct {
+	stall   time.Duration
+	req     *http.Request
+	control *http.ResponseController
+	next    time.Time // when the deadlines are moved again
 }
 
 func (b *body) Read(p []byte) (int, error) {
 	if now := time.Now(); now.After(b.next) {
-		_ = b.control.SetReadDeadline(now.Add(stallTimeout))
-		_ = b.control.SetWriteDeadline(now.Add(2 * stallTimeout))
-		b.next = now.Add(time.Second)
+		_ = b.control.SetReadDeadline(now.Add(b.stall))
+		_ = b.control.SetWriteDeadline(now.Add(2 * b.stall))
+		b.next = now.Add(b.stall / 64)
 	}
 	n, err := b.req.Body.Read(p)
-	if err == io.EOF {
+	if err != nil {
 		// What follows is work of ours, which may take longer.
 		_ = b.control.SetReadDeadline(time.Time{})
+		_ = b.control.SetWriteDeadline(time.Now().Add(b.stall))
+	}
+	if err == io.EOF {
 		_ = b.control.SetWriteDeadline(time.Time{})
 	}
 	return n, err

@@ -6,9 +6,11 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	digest "github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -139,7 +141,7 @@ func (c client) artifact(repo, tag, artifactType string, subject ocispec.Descrip
 	return c.put(repo, tag, ocispec.MediaTypeImageManifest, m)
 }
 
-// names returns the names of the entries of index.json in their order; "-" is
+// entryNames returns the names of the entries of index.json in their order; "-" is
 // an entry without one.
 func entryNames(t testing.TB, dir *layout.Dir) (list []string) {
 	t.Helper()
@@ -179,4 +181,13 @@ func decode[T any](t testing.TB, rec *httptest.ResponseRecorder) (v T) {
 		t.Fatalf("%v: %s", err, rec.Body)
 	}
 	return v
+}
+
+// settle makes index.json so old that what was read of it is kept.
+func settle(t testing.TB, reg *Registry) {
+	t.Helper()
+	old := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(filepath.Join(reg.dir.Path(), "index.json"), old, old); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -93,6 +93,7 @@ func (r *Registry) serveUpload(w http.ResponseWriter, req *http.Request, rt rout
 	if err := r.receive(w, req, rt.repo, up); err != nil {
 		return err
 	}
+	r.limits.answer(w, 0)
 	accepted(w, rt.repo, up.id, up.size, http.StatusAccepted)
 	return nil
 }
@@ -130,8 +131,7 @@ func (r *Registry) receive(w http.ResponseWriter, req *http.Request, repo string
 	if req.ContentLength > r.opts.MaxBlob-up.size {
 		return tooLarge(r.opts.MaxBlob)
 	}
-	err := up.append(newBody(w, req))
-	limitAnswer(w, 0)
+	err := up.append(r.limits.body(w, req))
 	var p *problem
 	var storage *storageError
 	if err == nil || errors.As(err, &p) || errors.As(err, &storage) {
@@ -159,6 +159,7 @@ func position(w http.ResponseWriter, repo, id string, size int64) {
 
 // created says where a blob is.
 func (r *Registry) created(w http.ResponseWriter, repo string, dg digest.Digest) {
+	r.limits.answer(w, 0)
 	h := w.Header()
 	h.Set("Location", "/v2/"+repo+"/blobs/"+dg.String())
 	h.Set("Docker-Content-Digest", dg.String())
