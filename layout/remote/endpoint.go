@@ -112,7 +112,11 @@ func (e *endpoint) do(ctx context.Context, c call) (*http.Response, error) {
 	}
 	if !slices.Contains(c.ok, resp.StatusCode) {
 		defer resp.Body.Close()
-		return nil, readAnswer(resp)
+		answer := readAnswer(resp)
+		if e.host.challenge().scheme == "bearer" {
+			answer.Scopes = e.bouncer.scopes(req.Context())
+		}
+		return nil, answer
 	}
 	return resp, nil
 }

@@ -63,6 +63,9 @@ type AnswerError struct {
 	Status int
 	Codes  []ErrorCode // as the registry sent them; at most a few
 	Text   string      // what it sent instead, printable
+	// Scopes are what the token allowed that was shown, as far as its server
+	// gave it; nil: none was shown.
+	Scopes []string
 	// after is what the answer says about when to come back.
 	after http.Header
 }
@@ -197,7 +200,7 @@ func hint(registry string, e *endpoint, err error) string {
 	case errors.As(err, &pe):
 		return "build for one of these platforms, or use another image"
 	case code == http.StatusUnauthorized || code == http.StatusForbidden:
-		return permissionHint(registry, e)
+		return permissionHint(registry, e, err)
 	case errors.Is(err, errRefused):
 		return "list the registry as insecure if this is intended"
 	case code == http.StatusTooManyRequests:
@@ -229,18 +232,23 @@ var codeHints = []struct{ code, hint string }{
 	{"MANIFEST_UNKNOWN", "there is no such image in the repository: check the name and the tag"},
 }
 
-// permissionHint says who asked, and what may help.
-func permissionHint(registry string, e *endpoint) string {
+// permissionHint says who asked for what, and what may help.
+func permissionHint(registry string, e *endpoint, err error) string {
 	login := "run: bk login " + registry
 	if e == nil {
 		return login
+	}
+	var ae *AnswerError
+	asked := "the registry was asked"
+	if errors.As(err, &ae) && len(ae.Scopes) > 0 {
+		asked += " for " + strings.Join(ae.Scopes, " ")
 	}
 	id := e.bouncer.used()
 	switch {
 	case id != nil && id.err != nil:
 		return fmt.Sprintf("the configured credentials were not used: %v", id.err)
 	case id != nil && !id.anonymous():
-		return fmt.Sprintf("the stored credentials are not accepted or the repository does not exist: the registry was asked as %s; check the name, or %s", id, login)
+		return fmt.Sprintf("the stored credentials are not accepted or the repository does not exist: %s as %s; check the name, or %s", asked, id, login)
 	}
-	return "the repository does not exist or needs credentials: check the name, or " + login
+	return fmt.Sprintf("the repository does not exist or needs credentials: %s as nobody; check the name, or %s", asked, login)
 }

@@ -284,6 +284,19 @@ func TestTags(t *testing.T) {
 	}
 }
 
+// A registry whose answers to HEAD say nothing is asked for the document.
+func TestHeadWithoutDigest(t *testing.T) {
+	f := newRegistry(t)
+	img := f.putImage(t, "v1", "amd64")
+	f.inject(func(w http.ResponseWriter, r *http.Request, n int) bool {
+		return r.Method == http.MethodHead
+	})
+	got, err := testRepository(t, newClient(nil), f.host+"/app").Head(t.Context(), "v1")
+	if err != nil || got.Digest != img.Digest || got.MediaType != img.MediaType || got.Size != img.Size {
+		t.Errorf("Head = %+v, %v", got, err)
+	}
+}
+
 // What is no referrer is left out, whatever a registry or the fallback tag says;
 // confusing lists are refused.
 func TestHostileReferrers(t *testing.T) {

@@ -175,6 +175,10 @@ func (e *endpoint) head(ctx context.Context, id string) (desc ocispec.Descriptor
 	if dg, err := digest.Parse(id); err == nil && desc.Digest == "" {
 		desc.Digest = dg
 	}
+	if desc.Digest == "" || desc.Size < 0 || !isDocument(desc) { // the header does not say
+		desc, _, err = e.manifest(ctx, id, "")
+		return desc, err
+	}
 	return desc, layout.CheckDescriptor(desc)
 }
 

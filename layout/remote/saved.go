@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -141,7 +140,7 @@ func sweep(dir string) {
 	}
 	for _, f := range files {
 		fi, err := f.Info()
-		if err == nil && fi.Mode().IsRegular() && time.Since(fi.ModTime()) > maxSavedAge && !strings.HasSuffix(f.Name(), ".lock") {
+		if err == nil && fi.Mode().IsRegular() && time.Since(fi.ModTime()) > maxSavedAge {
 			os.Remove(filepath.Join(dir, f.Name()))
 		}
 	}

@@ -274,6 +274,23 @@ func TestTokenRefused(t *testing.T) {
 	}
 }
 
+// A registry that refuses a token says what the token was for.
+func TestTokenTooWeak(t *testing.T) {
+	s := newTokenServer(t)
+	s.registry.inject(func(w http.ResponseWriter, r *http.Request, k int) bool {
+		if r.Method == http.MethodPost {
+			http.Error(w, `{"errors":[{"code":"DENIED","message":"read only"}]}`, http.StatusForbidden)
+			return true
+		}
+		return s.check(w, r, k)
+	})
+	c := newClient(nil)
+	err := testRepository(t, c, s.registry.host+"/app").PutBlob(t.Context(), describeBlob(nil), bytes.NewReader(nil))
+	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "DENIED: read only") || !strings.Contains(err.Error(), "for repository:app:pull,push as nobody") {
+		t.Errorf("PutBlob: %v", err)
+	}
+}
+
 type sourced struct{ auth authn.AuthConfig }
 
 func (s sourced) Resolve(authn.Resource) (authn.Authenticator, error) { return s, nil }
