@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -11,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"bk.build/bk/layout"
+	"bk.build/bk/layout/transfer"
 )
 
 func newImage(e *env) *cobra.Command {
@@ -33,55 +36,56 @@ func newImageLs(e *env) *cobra.Command {
 	var format string
 	var quiet bool
 	cmd := &cobra.Command{
-		Use:     "ls [oci:DIR]",
+		Use:     "ls [PLACE]",
 		Aliases: []string{"list"},
-		Short:   "List the images of the store, or of an OCI layout",
+		Short:   "List the images of the store, or of another place",
+		Long: `List the images of the store, of an OCI layout (oci:DIR), an archive
+(oci-archive:FILE, docker-archive:FILE) or containerd ("containerd:").
+"bk registry tags" lists those of a repository.`,
 		Example: "  bk image ls\n  bk image ls --format '{{.Name}} {{.Digest}}' oci:out",
 		Args:    cobra.MaximumNArgs(1),
 	}
 	cmd.Flags().StringVar(&format, "format", "", formatHelp)
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print only digests")
-	cmd.RunE = func(_ *cobra.Command, args []string) error {
-		arg := ""
-		if len(args) == 1 {
-			if arg = args[0]; !strings.HasPrefix(arg, "oci:") {
-				return usagef(cmd, "%q: want oci:DIR", arg)
-			}
-		}
+	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
+		p := e.places(&reach{}, true)
+		defer p.close(&err)
 		if quiet {
 			format = "{{.Digest}}"
 		}
-		return e.listImages(arg, format)
+		list, err := p.list(cmd.Context(), args)
+		if err != nil {
+			return err
+		}
+		return printEach(e.stdout, format, list, func(w io.Writer) error { return imageTable(w, list) })
 	}
 	return cmd
 }
 
-func (e *env) listImages(arg, format string) error {
-	loc, err := e.locate(arg)
+// list describes the images of the place that is named, or of the store.
+func (p *places) list(ctx context.Context, args []string) (list []imageEntry, err error) {
+	src, entries, err := p.Images(ctx, strings.Join(args, ""))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	index, err := loc.dir.Index()
-	if err != nil {
-		return err
+	defer func() { err = errors.Join(err, src.Close()) }()
+	docs := documents{transfer.Fetch(ctx, src.Reader)}
+	for _, desc := range entries {
+		list = append(list, docs.entry(desc))
 	}
-	var list []imageEntry
-	for _, desc := range index.Manifests {
-		list = append(list, loc.entry(desc))
-	}
-	return printEach(e.stdout, format, list, func(w io.Writer) error { return imageTable(w, list) })
+	return list, nil
 }
 
-// entry describes an entry of index.json. What is missing or broken leaves its
-// field empty: "bk cache verify" says why.
-func (l location) entry(desc ocispecs.Descriptor) imageEntry {
+// entry describes an image. What is missing or broken leaves its field empty:
+// "bk cache verify" and "bk image validate" say why.
+func (d documents) entry(desc ocispecs.Descriptor) imageEntry {
 	entry := imageEntry{Name: entryName(desc), Digest: desc.Digest.String(), MediaType: desc.MediaType, Platforms: []string{}}
-	if blobs, err := l.dir.Closure(desc); err == nil {
+	if blobs, err := layout.Closure(desc, d.fetch); err == nil {
 		for _, b := range blobs {
 			entry.Size += b.Size
 		}
 	}
-	images, err := layout.Images(desc, l.dir.ReadBlob)
+	images, err := layout.Images(desc, d.fetch)
 	if err != nil {
 		return entry
 	}
@@ -122,27 +126,30 @@ func short(dgst string) string {
 }
 
 func newImageRm(e *env) *cobra.Command {
-	return &cobra.Command{
+	var r reach
+	cmd := &cobra.Command{
 		Use:     "rm NAME...",
 		Aliases: []string{"remove"},
 		Short:   "Remove names of images",
-		Long:    "Remove names of images. Their content stays until \"bk cache prune\".",
-		Example: "  bk image rm app:old\n  bk image rm oci:out:v1",
+		Long: `Remove names of images: from the store, from an OCI layout (oci:DIR:REF), or from
+a registry (docker://REF), where a digest removes the manifest itself. Content
+stays until "bk cache prune", or the registry's own collector, removes it.`,
+		Example: "  bk image rm app:old\n  bk image rm oci:out:v1\n  bk image rm docker://registry.example/app:old",
 		Args:    cobra.MinimumNArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			for _, arg := range args {
-				loc, err := e.locate(arg)
-				if err != nil {
-					return err
-				}
-				if err := loc.dir.RemoveRef(loc.ref); err != nil {
-					return err
-				}
-				if _, err := fmt.Fprintln(e.stdout, arg); err != nil {
-					return err
-				}
-			}
-			return nil
-		},
 	}
+	r.register(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
+		p := e.places(&r, true)
+		defer p.close(&err)
+		for _, arg := range args {
+			if err := p.Remove(cmd.Context(), arg); err != nil {
+				return err
+			}
+			if _, err := fmt.Fprintln(e.stdout, arg); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return cmd
 }

@@ -160,6 +160,96 @@ func fullName(repository, id string) string {
 	return repository + ":" + id
 }
 
+// Images opens a place and lists the images in it, by name, each with the
+// annotations of an entry of index.json. An empty text is the store, and a kind
+// whose images all have names ("containerd:") needs no reference. The caller
+// closes the Source.
+func (o *Opener) Images(ctx context.Context, text string) (*Source, []ocispec.Descriptor, error) {
+	var s *Source
+	var err error
+	switch text {
+	case "", "store:":
+		s, err = o.openStore("")
+	case "containerd:":
+		s, err = o.openContainerd(ctx, Place{Kind: Containerd})
+	default:
+		var p Place
+		if p, err = Parse(text); err == nil && (p.Kind == Bare || p.Kind == Registry || p.Kind == DockerDaemon) {
+			err = fmt.Errorf("%s: the images there cannot be listed", text)
+		}
+		if err == nil {
+			s, err = o.Source(ctx, text)
+		}
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	list, err := s.images(ctx)
+	if err != nil {
+		s.Close()
+		return nil, nil, err
+	}
+	return s, list, nil
+}
+
+// images lists what is in the place.
+func (s *Source) images(ctx context.Context) ([]ocispec.Descriptor, error) {
+	if d, ok := s.Reader.(*transfer.Dir); ok {
+		return d.Entries()
+	}
+	var tags []string
+	if l, ok := s.Reader.(transfer.Lister); ok {
+		var err error
+		if tags, err = l.Tags(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if len(tags) == 0 {
+		tags = []string{""}
+	}
+	var list []ocispec.Descriptor
+	for _, tag := range tags {
+		desc, err := s.Reader.Resolve(ctx, tag)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, layout.NamedDescriptor(tag, desc))
+	}
+	return list, nil
+}
+
+// Remove removes an image's name; in a registry, of a digest, the manifest. A bare
+// reference is the store's, whatever StoreFirst says: nothing far away is removed
+// by accident.
+func (o *Opener) Remove(ctx context.Context, text string) error {
+	p, err := Parse(text)
+	if err != nil {
+		return err
+	}
+	switch p.Kind {
+	case Bare, Store:
+		dir, err := o.Store()
+		if err != nil {
+			return err
+		}
+		return dir.RemoveRef(p.Rest)
+	case Layout:
+		path, ref := cutPath(p.Rest, isLayout)
+		dir, err := layout.Open(path)
+		if err != nil {
+			return err
+		}
+		return dir.RemoveRef(ref)
+	case Registry:
+		repo, id, err := o.Remote.Repository(p.Rest)
+		if err != nil {
+			return err
+		}
+		return repo.Delete(ctx, id)
+	}
+	return fmt.Errorf("remove %s: that place has no names that could be removed", text)
+}
+
 // A Target is where one image is written to.
 type Target struct {
 	// Writer writes there; nil in a place that is written as a whole. It may be

@@ -169,6 +169,12 @@ func (d *Dir) Link(_ context.Context, desc ocispec.Descriptor, src Reader) (bool
 	return true, d.layout.LinkFrom(from.layout, desc)
 }
 
+// Entries returns the entries of index.json.
+func (d *Dir) Entries() ([]ocispec.Descriptor, error) {
+	index, err := d.layout.Index()
+	return index.Manifests, err
+}
+
 // Tags implements Lister: the names in index.json, tags or in full.
 func (d *Dir) Tags(context.Context) ([]string, error) {
 	index, err := d.layout.Index()
