@@ -75,9 +75,9 @@ var rules = []rule{
 		from: []string{"builder/...", "runner/...", "layout/..."}, never: heavy,
 	},
 	{
-		why:    "remote procedure calls are of the frontend's types and of remote builders only",
-		from:   []string{"runner/...", "layout/..."},
-		never:  append([]string{"google.golang.org/grpc/...", "github.com/moby/buildkit/..."}, containerd...),
+		why:   "remote procedure calls are of the frontend's types and of remote builders only",
+		from:  []string{"runner/...", "layout/..."},
+		never: append([]string{"google.golang.org/grpc/...", "github.com/moby/buildkit/..."}, containerd...),
 		// containerd has no other interface; what opens places, and what is above
 		// that, reaches it.
 		except: []string{"layout/containerd", "layout/place", "layout/mirror"},
