@@ -55,6 +55,21 @@ func (r *Result) Open(ctx context.Context, desc ocispec.Descriptor) (io.ReadClos
 	return nil, errs[len(errs)-1]
 }
 
+// Holder returns the layout that has a blob, so that a layout can link it; nil
+// when none has it.
+func (r *Result) Holder(desc ocispec.Descriptor) transfer.Reader {
+	for _, src := range append([]transfer.Reader{r.out}, r.srcs...) {
+		d, ok := src.(*transfer.Dir)
+		if !ok {
+			continue
+		}
+		if has, err := d.Has(context.Background(), desc); err == nil && has {
+			return d
+		}
+	}
+	return nil
+}
+
 // Origins is that of [transfer.Located]: what is not new may be mounted.
 func (r *Result) Origins(desc ocispec.Descriptor) []string {
 	var list []string

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -103,13 +104,33 @@ func putIndex(t testing.TB, d *layout.Dir, docker bool, images ...ocispec.Descri
 func collect(t testing.TB, r *Result) *layout.Dir {
 	t.Helper()
 	d := newStore(t)
-	if err := transfer.Copy(t.Context(), transfer.Layout(d), r, r.Descriptor, []string{"latest"}, transfer.Options{}); err != nil {
+	opts := transfer.Options{Progress: func(e transfer.Event) {
+		if e.State == transfer.Copied {
+			t.Errorf("%s is copied from one layout to another and not linked", e.Desc.Digest)
+		}
+	}}
+	if err := transfer.Copy(t.Context(), transfer.Layout(d), r, r.Descriptor, []string{"latest"}, opts); err != nil {
 		t.Fatal(err)
 	}
+	skopeoReads(t, d, r.Descriptor)
 	if err := layout.Validate(t.Context(), d, r.Descriptor); err != nil {
 		t.Fatalf("the result is not valid: %v", err)
 	}
 	return d
+}
+
+// skopeoReads has skopeo inspect an image, when it is installed and the image has
+// the media types that it finds in layouts.
+func skopeoReads(t testing.TB, d *layout.Dir, desc ocispec.Descriptor) {
+	t.Helper()
+	skopeo, err := exec.LookPath("skopeo")
+	if err != nil || desc.MediaType != ocispec.MediaTypeImageManifest && desc.MediaType != ocispec.MediaTypeImageIndex {
+		return
+	}
+	out, err := exec.CommandContext(t.Context(), skopeo, "--override-os=linux", "--override-arch=amd64", "inspect", "oci:"+d.Path()+":latest").CombinedOutput()
+	if err != nil {
+		t.Errorf("skopeo: %v\n%s", err, out)
+	}
 }
 
 // treeOf lists what an image has: "path mode content".

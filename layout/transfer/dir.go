@@ -160,8 +160,14 @@ func (d *Dir) putOther(desc ocispec.Descriptor, b []byte) error {
 	return err
 }
 
-// Link implements Linker for other layouts.
+// Link implements Linker for other layouts, and for a Reader whose method Holder
+// says that a layout has the blob.
 func (d *Dir) Link(_ context.Context, desc ocispec.Descriptor, src Reader) (bool, error) {
+	if h, ok := src.(interface {
+		Holder(desc ocispec.Descriptor) Reader
+	}); ok {
+		src = h.Holder(desc)
+	}
 	from, ok := src.(*Dir)
 	if !ok {
 		return false, nil
