@@ -10,6 +10,7 @@ import (
 	"log"
 	"math/rand/v2"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -19,6 +20,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	realregistry "bk.build/bk/hack/registry"
+	"bk.build/bk/layout"
+	ourregistry "bk.build/bk/layout/registry"
 )
 
 // servers are the registries that everything must work with.
@@ -26,7 +29,24 @@ var servers = map[string]func(*testing.T) string{
 	"distribution":          func(t *testing.T) string { return realregistry.Start(t) },
 	"docker-registry":       distribution,
 	"ggcr":                  func(t *testing.T) string { return ggcr(t) },
+	"ours":                  ours,
 	"ggcr with a referrers": func(t *testing.T) string { return ggcr(t, registry.WithReferrersSupport(true)) },
+}
+
+// ours is a layout that is served as a registry.
+func ours(t *testing.T) string {
+	t.Helper()
+	dir, err := layout.Create(filepath.Join(t.TempDir(), "layout"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := ourregistry.New(dir, ourregistry.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := httptest.NewServer(h)
+	t.Cleanup(s.Close)
+	return strings.TrimPrefix(s.URL, "http://")
 }
 
 func ggcr(t *testing.T, opts ...registry.Option) string {

@@ -48,6 +48,9 @@ func (r *retrier) RoundTrip(req *http.Request) (*http.Response, error) {
 		} else if temporaryStatus(resp.StatusCode) {
 			delay, again = retryAfter(resp.Header, delay)
 		}
+		if try > 1 && err == nil && req.Method == http.MethodDelete && resp.StatusCode == http.StatusNotFound {
+			resp.StatusCode = http.StatusAccepted // an earlier attempt has done it
+		}
 		if !again || try >= attempts || req.Context().Err() != nil {
 			return resp, err
 		}

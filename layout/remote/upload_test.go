@@ -649,6 +649,22 @@ func TestDelete(t *testing.T) {
 	if err := r.Delete(t.Context(), "../../x"); err == nil || !strings.Contains(err.Error(), "neither a tag nor a digest") {
 		t.Errorf("Delete of no tag: %v", err)
 	}
+	// The answer to a delete that succeeded may be lost.
+	img = putImage(t, r, putBlob(t, r, random(10)), nil, "", "v3")
+	deletes := 0
+	f.inject(func(w http.ResponseWriter, r *http.Request, n int) bool {
+		if r.Method == http.MethodDelete {
+			if deletes++; deletes == 1 {
+				panic(http.ErrAbortHandler)
+			}
+			w.WriteHeader(404)
+			return true
+		}
+		return false
+	})
+	if err := r.Delete(t.Context(), img.Digest.String()); err != nil || deletes != 2 {
+		t.Errorf("Delete whose answer is lost: %v after %d requests", err, deletes)
+	}
 	f.inject(func(w http.ResponseWriter, r *http.Request, n int) bool {
 		w.WriteHeader(405)
 		return r.Method == http.MethodDelete
