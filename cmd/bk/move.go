@@ -64,7 +64,9 @@ func (m *move) run(ctx context.Context, e *env, trips []trip) (err error) {
 			err = errors.Join(err, failed)
 			break
 		}
-		lines = append(lines, line)
+		if line != "" {
+			lines = append(lines, line)
+		}
 	}
 	display.close()
 	for _, line := range lines {
@@ -75,7 +77,8 @@ func (m *move) run(ctx context.Context, e *env, trips []trip) (err error) {
 	return err
 }
 
-// one brings one image to its place and returns its name there, with its digest.
+// one brings one image to its place and returns its name there, with its digest;
+// nothing when the image itself went to standard output.
 func (m *move) one(ctx context.Context, e *env, display *progress, t trip) (line string, err error) {
 	want, err := parsePlatforms(m.platforms)
 	if err != nil {
@@ -96,6 +99,9 @@ func (m *move) one(ctx context.Context, e *env, display *progress, t trip) (line
 		return "", err
 	}
 	defer func() { err = errors.Join(err, target.Close()) }()
+	if target.Stream && isTerminal(e.stdout) {
+		return "", errors.New("an archive is not written to a terminal: name a file, or redirect standard output")
+	}
 	if len(want) == 0 && target.Single && layout.IsIndex(img.desc.MediaType) {
 		want = []ocispecs.Platform{place.HostPlatform()}
 		view.log(t.to + " holds one image: that for " + platforms.Format(want[0]) + " is taken")
@@ -112,6 +118,9 @@ func (m *move) one(ctx context.Context, e *env, display *progress, t trip) (line
 		if err := writeText(m.digestFile, desc.Digest.String()); err != nil {
 			return "", err
 		}
+	}
+	if target.Stream {
+		return "", nil
 	}
 	return target.At(desc.Digest), nil
 }

@@ -64,6 +64,7 @@ func (e *env) places(r *reach, storeFirst bool) *places {
 		Remote:     e.remote(r),
 		Store:      func() (*layout.Dir, error) { return p.store(e) },
 		Getenv:     e.getenv,
+		Stdout:     e.stdout,
 		StoreFirst: storeFirst,
 	}
 	return p

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -26,6 +27,8 @@ type Opener struct {
 	// Getenv gives environment variables: DOCKER_HOST, CONTAINERD_ADDRESS,
 	// CONTAINERD_NAMESPACE.
 	Getenv func(string) string
+	// Stdout is where an archive called "-" goes.
+	Stdout io.Writer
 	// StoreFirst makes a bare reference mean the store's image of this name. Only
 	// one that names a registry, and is not in the store, is the registry's.
 	StoreFirst bool
@@ -263,6 +266,8 @@ type Target struct {
 	// Single says that the place holds one image: of an index, Put takes this
 	// machine's.
 	Single bool
+	// Stream says that the place is Opener.Stdout.
+	Stream bool
 
 	put        func(context.Context, transfer.Reader, ocispec.Descriptor, transfer.Options) error // instead of Writer
 	repository string                                                                             // of places that have such

@@ -16,8 +16,22 @@ import (
 	"bk.build/bk/layout/transfer"
 )
 
+// stdout is the name of an archive that goes to standard output.
+const stdout = "-"
+
+// file writes an archive to a file, or to standard output.
+func (o *Opener) file(path string, write func(io.Writer) error) error {
+	if path == stdout {
+		return write(o.Stdout)
+	}
+	return archive.File(path, write)
+}
+
 // isFile says whether a path exists.
 func isFile(path string) bool {
+	if path == stdout {
+		return true
+	}
 	_, err := os.Lstat(path)
 	return err == nil
 }
@@ -65,10 +79,10 @@ func (o *Opener) otherTarget(ctx context.Context, p Place) (*Target, error) {
 	switch p.Kind {
 	case OCIArchive:
 		path, ref := cutPath(p.Rest, isFile)
-		return &Target{Name: p.String(), put: ociArchive(path, names(ref))}, nil
+		return &Target{Name: p.String(), Stream: path == stdout, put: o.ociArchive(path, names(ref))}, nil
 	case DockerArchive:
 		path, ref := cutPath(p.Rest, isFile)
-		return &Target{Name: p.String(), Single: true, put: dockerArchive(path, names(ref))}, nil
+		return &Target{Name: p.String(), Single: true, Stream: path == stdout, put: o.dockerArchive(path, names(ref))}, nil
 	case DockerDaemon:
 		d, err := archive.NewDaemon(o.Getenv("DOCKER_HOST"))
 		if err != nil {
@@ -104,10 +118,13 @@ type putter = func(context.Context, transfer.Reader, ocispec.Descriptor, transfe
 
 // ociArchive streams an image into an archive; one with what refers to it is
 // collected first.
-func ociArchive(path string, names []string) putter {
+func (o *Opener) ociArchive(path string, names []string) putter {
 	return func(ctx context.Context, src transfer.Reader, desc ocispec.Descriptor, opts transfer.Options) (err error) {
 		if !opts.Referrers {
-			return archive.File(path, func(w io.Writer) error { return archive.WriteOCI(ctx, w, src, desc, names) })
+			return o.file(path, func(w io.Writer) error { return archive.WriteOCI(ctx, w, src, desc, names) })
+		}
+		if path == stdout {
+			return errors.New("copy to oci-archive:-: with referrers an archive is not streamed: name a file")
 		}
 		w, err := archive.CreateOCI(path)
 		if err != nil {
@@ -127,12 +144,12 @@ func ociArchive(path string, names []string) putter {
 // errOneImage is what --referrers gets of formats that have no place for them.
 var errOneImage = errors.New("the format holds one image and nothing that refers to it: use oci-archive:, or copy without referrers")
 
-func dockerArchive(path string, names []string) putter {
+func (o *Opener) dockerArchive(path string, names []string) putter {
 	return func(ctx context.Context, src transfer.Reader, desc ocispec.Descriptor, opts transfer.Options) error {
 		if opts.Referrers {
 			return fmt.Errorf("copy to docker-archive:%s: %w", path, errOneImage)
 		}
-		return archive.File(path, func(w io.Writer) error {
+		return o.file(path, func(w io.Writer) error {
 			return archive.WriteDocker(ctx, w, src, desc, names, platformOf(ctx, src, desc))
 		})
 	}
