@@ -65,7 +65,7 @@ func (f *artifactFlags) attach(ctx context.Context, e *env, subject, platform st
 	defer func() { err = errors.Join(err, packed.Close()) }()
 	beside, err := img.Beside("latest") // only the place counts: the artifact gets no name
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: copy it to a registry or an OCI layout, and attach there", err)
 	}
 	target, err := p.Target(ctx, beside.String())
 	if err != nil {
