@@ -332,6 +332,13 @@ func TestCertDirs(t *testing.T) {
 	if r, err := c.Resolve(t.Context(), host+"/app:v1", nil); err != nil || r.Descriptor.Digest != img.Digest || shown["registry"] == 0 {
 		t.Errorf("Resolve = %+v, %v; %d certificates shown", r, err, shown["registry"])
 	}
+	t.Setenv("HOME", t.TempDir()) // a user's own directory is read, too
+	if err := os.CopyFS(filepath.Join(os.Getenv("HOME"), ".config/containers/certs.d"), os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newClient(nil).Resolve(t.Context(), host+"/app:v1", nil); err != nil {
+		t.Errorf("Resolve with the user's certificates: %v", err)
+	}
 	// The storage has the same self-signed certificate, which is not trusted there.
 	if _, err := readBlob(t, c, host+"/app", blob); err == nil || !strings.Contains(err.Error(), "certificate") || shown["storage"] != 0 {
 		t.Errorf("Blob from untrusted storage: %v; %d certificates shown", err, shown["storage"])

@@ -24,7 +24,7 @@ func (c *Client) tlsConfig(registry string, insecure bool) (*tls.Config, error) 
 	conf.InsecureSkipVerify = insecure
 	dirs := c.CertDirs
 	if dirs == nil {
-		dirs = []string{"/etc/docker/certs.d", "/etc/containers/certs.d"}
+		dirs = defaultCertDirs()
 	}
 	for _, dir := range dirs {
 		dir = filepath.Join(dir, registry)
@@ -33,6 +33,15 @@ func (c *Client) tlsConfig(registry string, insecure bool) (*tls.Config, error) 
 		}
 	}
 	return conf, nil
+}
+
+// defaultCertDirs are the system's, and what Podman and Docker without root read.
+func defaultCertDirs() []string {
+	dirs := []string{"/etc/docker/certs.d", "/etc/containers/certs.d"}
+	if home, err := os.UserHomeDir(); err == nil && filepath.IsAbs(home) {
+		dirs = append(dirs, filepath.Join(home, ".config/docker/certs.d"), filepath.Join(home, ".config/containers/certs.d"))
+	}
+	return dirs
 }
 
 // addCerts adds the certificates in a directory. One that is missing, or that

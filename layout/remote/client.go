@@ -30,10 +30,12 @@ type Client struct {
 	// CertDirs are directories with a subdirectory HOST or HOST:PORT for each
 	// registry that has certificates of its own, as Docker has them: *.crt are
 	// authorities to trust, *.cert with *.key are shown to the registry. nil:
-	// /etc/docker/certs.d and /etc/containers/certs.d.
+	// /etc/docker/certs.d, /etc/containers/certs.d, and the same below the user's
+	// ~/.config.
 	CertDirs []string
 	// Keychain gives credentials, asked with the whole repository; nil: see
-	// [credentials.Keychain]. It is asked when a registry wants to see some. An Authenticator with a method Source() string says where its
+	// [credentials.Keychain]. It is asked when a registry wants to see some. An
+	// Authenticator with a method Source() string says where its
 	// credentials come from, for messages.
 	Keychain authn.Keychain
 	// Hosts says where repositories are to be had; nil: at the registry that
