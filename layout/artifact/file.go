@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 )
@@ -55,17 +56,19 @@ func ParseFile(arg string) (File, error) {
 // CutMediaType cuts FILE[:MEDIATYPE] in two.
 func CutMediaType(arg string) (file, mediaType string) {
 	i := strings.LastIndexByte(arg, ':')
-	if i < 0 || !mediaTypes.MatchString(arg[i+1:]) {
+	if i < 0 || !mediaTypes().MatchString(arg[i+1:]) {
 		return arg, ""
 	}
 	return arg[:i], arg[i+1:]
 }
 
-var mediaTypes = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}$`)
+var mediaTypes = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}$`)
+})
 
 // checkMediaType refuses what is no media type; empty is none.
 func checkMediaType(what, mediaType string) error {
-	if mediaType != "" && !mediaTypes.MatchString(mediaType) {
+	if mediaType != "" && !mediaTypes().MatchString(mediaType) {
 		return fmt.Errorf("%s %q is no media type: want TYPE/SUBTYPE", what, mediaType)
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -134,15 +135,17 @@ func parseChart(b []byte) (c Chart, err error) {
 	if err := yaml.Unmarshal(b, &c); err != nil {
 		return c, fmt.Errorf("parse Chart.yaml: %w", err)
 	}
-	if !chartNames.MatchString(c.Name) || !chartVersions.MatchString(c.Version) {
+	if !chartNames().MatchString(c.Name) || !chartVersions().MatchString(c.Version) {
 		return c, fmt.Errorf("its Chart.yaml has the name %q and the version %q; want a name of letters, digits, \".\", \"_\" and \"-\", and a version as SemVer 2 has it", c.Name, c.Version)
 	}
 	return c, nil
 }
 
 var (
-	chartNames    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,249}$`)
-	chartVersions = regexp.MustCompile(`^v?[0-9]+(\.[0-9]+){0,2}(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$`)
+	chartNames    = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,249}$`) })
+	chartVersions = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^v?[0-9]+(\.[0-9]+){0,2}(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$`)
+	})
 )
 
 // ociAnnotations are those that Helm sets: what the chart says about itself, then

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/Masterminds/semver/v3"
 	"github.com/containerd/platforms"
@@ -114,13 +115,13 @@ func decode(b []byte, v any) error {
 	return nil
 }
 
-var goTypes = regexp.MustCompile(` (in type|into) [\w.\[\]*]+`)
+var goTypes = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(` (in type|into) [\w.\[\]*]+`) })
 
 // plain makes an error of the YAML library one for people.
 func plain(err error) error {
 	text := strings.TrimPrefix(err.Error(), "yaml: ")
 	text = strings.TrimPrefix(text, "unmarshal errors:\n  ")
-	text = goTypes.ReplaceAllString(text, "")
+	text = goTypes().ReplaceAllString(text, "")
 	text = strings.ReplaceAll(text, "\n  ", "; ")
 	return errors.New(strings.ReplaceAll(text, "not found", "is not known here"))
 }
@@ -268,7 +269,7 @@ func (s *selector) lists() bool { return s.all || len(s.take) > 0 }
 // match says whether a tag that is there is picked.
 func (s *selector) match(tag string) bool {
 	take := s.take
-	if companions.MatchString(tag) {
+	if companions().MatchString(tag) {
 		take = slices.DeleteFunc(slices.Clone(take), func(p string) bool { return !strings.HasPrefix(p, "sha256-") })
 		return matches(take, tag) && s.passes(tag)
 	}
@@ -276,7 +277,7 @@ func (s *selector) match(tag string) bool {
 }
 
 // companions are tags that say something about another image.
-var companions = regexp.MustCompile(`^sha256-[0-9a-f]{64}(\.[a-z]+)?$`)
+var companions = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^sha256-[0-9a-f]{64}(\.[a-z]+)?$`) })
 
 // passes says whether nothing speaks against a tag.
 func (s *selector) passes(tag string) bool {

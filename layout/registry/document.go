@@ -117,7 +117,7 @@ func mediaTypeOf(contentType string, b []byte) (string, error) {
 	// ParseMediaType makes it lower case; a type with a capital letter would
 	// then differ from the document's own.
 	mt = strings.TrimSpace(contentType[:len(mt)])
-	if !mediaTypeGrammar.MatchString(mt) {
+	if !mediaTypeGrammar().MatchString(mt) {
 		return "", errors.New("the media type does not satisfy its grammar")
 	}
 	return mt, nil

@@ -37,7 +37,7 @@ func (r *Registry) getManifest(w http.ResponseWriter, req *http.Request, rt rout
 		return err
 	}
 	mt := desc.MediaType
-	if !mediaTypeGrammar.MatchString(mt) {
+	if !mediaTypeGrammar().MatchString(mt) {
 		mt = "application/octet-stream"
 	}
 	h := w.Header()
@@ -153,7 +153,7 @@ func tagsOf(rt route, req *http.Request) ([]string, error) {
 		return nil, problemf(http.StatusRequestURITooLong, codeManifestInvalid, "at most %d tags are set at once", maxTags)
 	}
 	for _, tag := range tags {
-		if !tagGrammar.MatchString(tag) {
+		if !tagGrammar().MatchString(tag) {
 			return nil, problemf(http.StatusBadRequest, codeManifestInvalid, "a parameter tag is not a tag")
 		}
 	}

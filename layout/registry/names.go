@@ -32,7 +32,7 @@ func (n names) places(e ocispec.Descriptor) []place {
 	if full != "" {
 		return namedPlaces(full)
 	}
-	if !tagGrammar.MatchString(ref) {
+	if !tagGrammar().MatchString(ref) {
 		return nil
 	}
 	return []place{{repo: n.base, tag: ref}}
@@ -51,7 +51,7 @@ func namedPlaces(name string) []place {
 	if !ok || !strings.ContainsAny(host, ".:") && host != "localhost" {
 		host, path = "", repo
 	}
-	if !validName(path) || !tagGrammar.MatchString(tag) {
+	if !validName(path) || !tagGrammar().MatchString(tag) {
 		return nil
 	}
 	list := []place{{repo: path, tag: tag}}

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	digest "github.com/opencontainers/go-digest"
 )
@@ -51,13 +52,15 @@ const (
 )
 
 var (
-	nameGrammar      = regexp.MustCompile(`^` + component + `(?:/` + component + `)*$`)
-	tagGrammar       = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
-	uploadGrammar    = regexp.MustCompile(`^[0-9a-f]{32}$`)
-	mediaTypeGrammar = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}$`)
+	nameGrammar      = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^` + component + `(?:/` + component + `)*$`) })
+	tagGrammar       = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`) })
+	uploadGrammar    = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9a-f]{32}$`) })
+	mediaTypeGrammar = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}$`)
+	})
 )
 
-func validName(s string) bool { return len(s) <= maxName && nameGrammar.MatchString(s) }
+func validName(s string) bool { return len(s) <= maxName && nameGrammar().MatchString(s) }
 
 // parseDigest accepts the algorithms that a layout holds.
 func parseDigest(s string) (digest.Digest, *problem) {
@@ -106,7 +109,7 @@ func parseEnd(parts []string) (r route, n int, p *problem) {
 	case end(3) == "blobs" && end(2) == "uploads" && last == "":
 		return route{kind: kindUploads}, 3, nil
 	case end(3) == "blobs" && end(2) == "uploads":
-		if !uploadGrammar.MatchString(last) {
+		if !uploadGrammar().MatchString(last) {
 			return r, 0, noUpload()
 		}
 		return route{kind: kindUpload, upload: last}, 3, nil
@@ -134,7 +137,7 @@ func parseReference(ref string) (r route, p *problem) {
 	switch {
 	case strings.Contains(ref, ":"):
 		r.digest, p = parseDigest(ref)
-	case tagGrammar.MatchString(ref):
+	case tagGrammar().MatchString(ref):
 		r.tag = ref
 	default:
 		p = problemf(http.StatusBadRequest, codeManifestInvalid, "the reference is neither a tag nor a digest")

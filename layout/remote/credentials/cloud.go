@@ -11,20 +11,20 @@ import (
 // is there. A pattern is for the whole host: a registry whose name only contains
 // that of a cloud gets nothing.
 var clouds = []struct {
-	host    *regexp.Regexp
+	host    string // a regular expression
 	helpers []string
 }{
-	{regexp.MustCompile(`^[0-9]{12}\.dkr\.ecr(-fips)?\.[a-z0-9-]+\.amazonaws\.com(\.cn)?$`), []string{"ecr-login"}},
-	{regexp.MustCompile(`^public\.ecr\.aws$`), []string{"ecr-login"}},
-	{regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.azurecr\.(io|cn|us)$`), []string{"acr-env"}},
-	{regexp.MustCompile(`^([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)?gcr\.io$`), []string{"gcr", "gcloud"}},
-	{regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?-docker\.pkg\.dev$`), []string{"gcr", "gcloud"}},
+	{`^[0-9]{12}\.dkr\.ecr(-fips)?\.[a-z0-9-]+\.amazonaws\.com(\.cn)?$`, []string{"ecr-login"}},
+	{`^public\.ecr\.aws$`, []string{"ecr-login"}},
+	{`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.azurecr\.(io|cn|us)$`, []string{"acr-env"}},
+	{`^([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)?gcr\.io$`, []string{"gcr", "gcloud"}},
+	{`^[a-z0-9]([a-z0-9-]*[a-z0-9])?-docker\.pkg\.dev$`, []string{"gcr", "gcloud"}},
 }
 
 // cloudHelpers are the helpers that may know a host.
 func cloudHelpers(host string) []string {
 	for _, c := range clouds {
-		if c.host.MatchString(host) {
+		if regexp.MustCompile(c.host).MatchString(host) {
 			return c.helpers
 		}
 	}

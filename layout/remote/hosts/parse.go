@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/pelletier/go-toml/v2"
 )
@@ -94,14 +95,14 @@ func oldTables(doc document) []registryTable {
 	return list
 }
 
-var tableHeader = regexp.MustCompile(`(?m)^[ \t]*\[\[[ \t]*["']?registry["']?[ \t]*\]\]`)
+var tableHeader = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(?m)^[ \t]*\[\[[ \t]*["']?registry["']?[ \t]*\]\]`) })
 
 // tableLines returns the lines that begin a [[registry]]. They are for messages:
 // a file that is written in an unusual way has other ones.
 func tableLines(b []byte) []int {
 	var lines []int
 	line, last := 1, 0
-	for _, at := range tableHeader.FindAllIndex(b, -1) {
+	for _, at := range tableHeader().FindAllIndex(b, -1) {
 		line += bytes.Count(b[last:at[0]], []byte("\n"))
 		last = at[0]
 		lines = append(lines, line)
@@ -164,8 +165,12 @@ func (t registryTable) mirror(m mirrorTable) (mirror, error) {
 
 var (
 	// A host, an IPv6 address in brackets, or either with a port.
-	hostPattern = regexp.MustCompile(`^([a-z0-9]([a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[0-9]{1,5})?$`)
-	pathPattern = regexp.MustCompile(`^[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$`)
+	hostPattern = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^([a-z0-9]([a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[0-9]{1,5})?$`)
+	})
+	pathPattern = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$`)
+	})
 )
 
 // location checks a host with an optional path: "host[:port][/namespace…]", and
@@ -188,7 +193,7 @@ func location(s string, prefix bool) (string, error) {
 	if strings.Contains(s, "@") || strings.Contains(path, ":") {
 		return "", errors.New("a tag or digest is not supported here: name the repository")
 	}
-	if !hostPattern.MatchString(host) || hasPath && !pathPattern.MatchString(path) {
+	if !hostPattern().MatchString(host) || hasPath && !pathPattern().MatchString(path) {
 		return "", errors.New("want host[:port][/path], in lower case")
 	}
 	return s, nil
