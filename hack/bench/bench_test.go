@@ -164,6 +164,20 @@ func TestSections(t *testing.T) {
 	}
 }
 
+// A target that names a peer is against that one, however fast others are.
+func TestVerdictOfPeer(t *testing.T) {
+	s := &scenario{name: "s", kind: moves}
+	p := &phase{name: "p", target: target{ratio: 0.9, of: "crane"}}
+	took := func(d time.Duration) *result { return &result{samples: []sample{{wall: d}}} }
+	b := &bench{
+		flags: &flags{}, builders: []builder{&bk{}, &mover{program: "crane"}, &mover{program: "oras"}},
+		results: map[key]*result{{"s", "p", "bk"}: took(8), {"s", "p", "crane"}: took(10), {"s", "p", "oras"}: took(5)},
+	}
+	if ratio, reached := b.verdict(s, p); ratio != "0.800" || reached != "yes" || p.target.String() != "≤ 0.90 crane" {
+		t.Errorf("%s, %s, %s", ratio, reached, p.target)
+	}
+}
+
 // Times keep three digits from milliseconds to minutes, so that ratios can be
 // checked from the table.
 func TestSeconds(t *testing.T) {

@@ -49,7 +49,8 @@ Machine: %s. Date: %s.
   built and pushed to the registry. The clock starts when the builder's own
   events say that the last instruction ended, and stops when the command ends.
   CPU time and memory are those of the whole build.
-- "Fastest" is the fastest other builder that runs its steps in containers.
+- The ratio is to whom the target names, or to the fastest other builder that
+  runs its steps in containers.
 
 ## Results
 

@@ -7,10 +7,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -40,12 +42,12 @@ func copies(layer int64) *scenario {
 		dockerfile: func(string) string { return "" },
 		layers:     layers + 1,
 		phases: []*phase{
-			{name: "registry to layout", target: target{ratio: 0.9}, move: func(j *job) (place, place) { return source(j), local(j) }},
+			{name: "registry to layout", target: target{ratio: 0.9, of: "crane"}, move: func(j *job) (place, place) { return source(j), local(j) }},
 			{name: "layout to registry", move: func(j *job) (place, place) {
 				return local(j), place{ref: j.registry + "/" + j.repository + "-up:latest"}
 			}},
 			{name: "to another registry", move: func(j *job) (place, place) { return source(j), place{ref: j.other + "/" + j.repository + ":latest"} }},
-			{name: "within a registry", target: target{ratio: 1}, move: func(j *job) (place, place) { return source(j), place{ref: j.registry + "/" + j.repository + ":latest"} }},
+			{name: "within a registry", target: target{ratio: 1, of: "crane"}, move: func(j *job) (place, place) { return source(j), place{ref: j.registry + "/" + j.repository + ":latest"} }},
 		},
 	}
 }
@@ -80,15 +82,26 @@ func isMover(b builder) bool {
 	return ok
 }
 
-func (m *mover) name() string                        { return m.program }
-func (m *mover) version() string                     { return said(m.exe, m.show...) }
-func (m *mover) start(context.Context, string) error { return nil }
-func (m *mover) stop()                               {}
-func (m *mover) daemon() int                         { return 0 }
-func (m *mover) isolates() bool                      { return true }
-func (m *mover) needsHandler() bool                  { return false }
-func (m *mover) layout(j *job) string                { return j.to.path }
-func (m *mover) commands(j *job) [][]string          { return [][]string{m.args(m.exe, j.from, j.to)} }
+func (m *mover) name() string               { return m.program }
+func (m *mover) version() string            { return said(m.exe, m.show...) }
+func (m *mover) daemon() int                { return 0 }
+func (m *mover) isolates() bool             { return true }
+func (m *mover) needsHandler() bool         { return false }
+func (m *mover) layout(j *job) string       { return j.to.path }
+func (m *mover) commands(j *job) [][]string { return [][]string{m.args(m.exe, j.from, j.to)} }
+
+// blobCache is where skopeo remembers, for root, what it has seen in registries.
+const blobCache = "/var/lib/containers/cache"
+
+// start hides what skopeo remembers of earlier rounds.
+func (m *mover) start(context.Context, string) error {
+	if err := os.MkdirAll(blobCache, 0o700); err != nil {
+		return err
+	}
+	return syscall.Mount("tmpfs", blobCache, "tmpfs", 0, "")
+}
+
+func (m *mover) stop() { _ = syscall.Unmount(blobCache, syscall.MNT_DETACH) } // else it ends with the namespace
 
 func craneArgs(exe string, from, to place) []string {
 	switch {

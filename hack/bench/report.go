@@ -82,10 +82,13 @@ func (b *bench) fastest(s *scenario, p *phase) *result {
 	return best
 }
 
-// verdict compares bk with the phase's target: the ratio, and whether it is
-// reached.
+// verdict compares bk with the phase's target: the ratio to whom it is about, and
+// whether it is reached.
 func (b *bench) verdict(s *scenario, p *phase) (ratio, reached string) {
 	own, peer := b.of(s, p, "bk"), b.fastest(s, p)
+	if p.target.of != "" {
+		peer = b.of(s, p, p.target.of)
+	}
 	if own == nil {
 		return "n/a", "n/a"
 	}
@@ -187,7 +190,7 @@ func (b *bench) tablesOf(sec section) string {
 			return "n/a"
 		})
 	}
-	wall := sec.rows(append(slices.Clone(names), "bk / fastest", "target", "reached"), func(s *scenario, p *phase) []string {
+	wall := sec.rows(append(slices.Clone(names), "ratio", "target", "reached"), func(s *scenario, p *phase) []string {
 		ratio, reached := b.verdict(s, p)
 		cells := show(s, p, func(r *result) string { return seconds(r.wall()) + " (" + seconds(r.best()) + ")" })
 		return append(cells, ratio, p.target.String(), reached)

@@ -46,9 +46,11 @@ type phase struct {
 }
 
 // A target is what bk should reach: a ratio to the fastest builder that
-// isolates its steps, or a time, and perhaps to be faster than kaniko.
+// isolates its steps, or to one peer, or a time, and perhaps to be faster than
+// kaniko.
 type target struct {
 	ratio  float64
+	of     string // the peer; empty: the fastest
 	limit  time.Duration
 	kaniko bool
 }
@@ -56,7 +58,7 @@ type target struct {
 func (t target) String() string {
 	var parts []string
 	if t.ratio != 0 {
-		parts = append(parts, fmt.Sprintf("≤ %.2f", t.ratio))
+		parts = append(parts, strings.TrimRight(fmt.Sprintf("≤ %.2f %s", t.ratio, t.of), " "))
 	}
 	if t.limit != 0 {
 		parts = append(parts, fmt.Sprintf("< %s", seconds(t.limit)))
