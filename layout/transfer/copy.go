@@ -147,11 +147,7 @@ func (c *Copier) note(desc ocispec.Descriptor) {
 // Blob brings one blob to the destination.
 func (c *Copier) Blob(ctx context.Context, src Reader, desc ocispec.Descriptor) error {
 	return c.once(ctx, desc, func() error {
-		if err := acquire(ctx, c.blobs); err != nil {
-			return err
-		}
-		defer func() { <-c.blobs }()
-		state, err := c.move(ctx, src, desc)
+		state, err := c.move(ctx, under(src, desc), desc)
 		c.emit(Event{Desc: desc, State: state, Err: err})
 		return err
 	})
@@ -268,14 +264,13 @@ func (c *Copier) children(ctx context.Context, src Reader, desc ocispec.Descript
 
 // move brings a blob in the cheapest way there is.
 func (c *Copier) move(ctx context.Context, src Reader, desc ocispec.Descriptor) (State, error) {
-	src = under(src, desc)
-	// A mount is as cheap as to ask, and does not need the question.
-	if done, err := c.mount(ctx, src, desc); err != nil || done {
-		return stateOf(Mounted, err)
+	if state, err := c.spare(ctx, src, desc); err != nil || state != Moving {
+		return stateOf(state, err)
 	}
-	if has, err := c.dst.Has(ctx, desc); err != nil || has {
-		return stateOf(Exists, err)
+	if err := acquire(ctx, c.blobs); err != nil {
+		return Failed, err
 	}
+	defer func() { <-c.blobs }()
 	if l, ok := c.dst.(Linker); ok {
 		if done, err := l.Link(ctx, desc, src); err != nil || done {
 			return stateOf(Linked, err)
@@ -291,6 +286,22 @@ func (c *Copier) move(ctx context.Context, src Reader, desc ocispec.Descriptor) 
 	}
 	defer in.Close()
 	return stateOf(Copied, c.dst.PutBlob(ctx, desc, c.watch(desc, in)))
+}
+
+// spare finds out whether a blob need not move: Mounted, Exists, or Moving when it
+// must. A mount is as cheap as to ask, and does not need the question.
+func (c *Copier) spare(ctx context.Context, src Reader, desc ocispec.Descriptor) (State, error) {
+	if err := acquire(ctx, c.docs); err != nil {
+		return Failed, err
+	}
+	defer func() { <-c.docs }()
+	if done, err := c.mount(ctx, src, desc); err != nil || done {
+		return Mounted, err
+	}
+	if has, err := c.dst.Has(ctx, desc); err != nil || has {
+		return Exists, err
+	}
+	return Moving, nil
 }
 
 func stateOf(s State, err error) (State, error) {
