@@ -113,28 +113,11 @@ func (ed *editing) edit(ctx context.Context, e *env, display *progress, args []s
 	return target.At(result.Descriptor.Digest), result.Notes, nil
 }
 
-// narrowAll opens an image and takes the given platforms of it.
-func (p *places) narrowAll(ctx context.Context, arg string, values []string) (*image, error) {
-	want, err := parsePlatforms(values)
-	if err != nil {
-		return nil, err
-	}
-	img, err := p.image(ctx, arg)
-	if err != nil {
-		return nil, err
-	}
-	if img.Reader, img.desc, err = transfer.Narrow(ctx, img.Reader, img.desc, want); err != nil {
-		img.Close()
-		return nil, fmt.Errorf("%s: %w", arg, err)
-	}
-	return img, nil
-}
-
 // destination is where the result goes: args[1], or where the image is.
 func (i *image) destination(args []string) (string, error) {
 	if len(args) == 2 {
 		to, err := place.Parse(args[1])
-		if host, _, ok := strings.Cut(to.Rest, "/"); to.Kind == place.Bare && !(ok && (strings.ContainsAny(host, ".:") || host == "localhost")) {
+		if to.Kind == place.Bare && !place.NamesRegistry(to.Rest) {
 			to.Kind = place.Store
 		}
 		return to.String(), err

@@ -116,12 +116,18 @@ func (p *places) image(ctx context.Context, arg string) (*image, error) {
 
 // narrow is image for one platform, if one is given.
 func (p *places) narrow(ctx context.Context, arg, platform string) (*image, error) {
-	var want []ocispecs.Platform
+	var values []string
 	if platform != "" {
-		var err error
-		if want, err = parsePlatforms([]string{platform}); err != nil {
-			return nil, err
-		}
+		values = []string{platform}
+	}
+	return p.narrowAll(ctx, arg, values)
+}
+
+// narrowAll opens an image and takes the given platforms of it; all without any.
+func (p *places) narrowAll(ctx context.Context, arg string, values []string) (*image, error) {
+	want, err := parsePlatforms(values)
+	if err != nil {
+		return nil, err
 	}
 	img, err := p.image(ctx, arg)
 	if err != nil {

@@ -135,14 +135,14 @@ func (o *Opener) storeFirst(ctx context.Context, ref string) (*Source, error) {
 		return nil, err
 	}
 	_, err = s.Image(ctx)
-	if err == nil || !errors.Is(err, fs.ErrNotExist) || !namesRegistry(ref) {
+	if err == nil || !errors.Is(err, fs.ErrNotExist) || !NamesRegistry(ref) {
 		return s, nil // an error comes again when the image is resolved
 	}
 	return o.openRegistry(ref)
 }
 
-// namesRegistry says whether a reference begins with a registry.
-func namesRegistry(ref string) bool {
+// NamesRegistry says whether a reference begins with a registry.
+func NamesRegistry(ref string) bool {
 	host, _, ok := strings.Cut(ref, "/")
 	return ok && (strings.ContainsAny(host, ".:") || host == "localhost")
 }
