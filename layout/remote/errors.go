@@ -201,8 +201,10 @@ func hint(registry string, e *endpoint, err error) string {
 		return "build for one of these platforms, or use another image"
 	case code == http.StatusUnauthorized || code == http.StatusForbidden:
 		return permissionHint(registry, e, err)
+	case errors.Is(err, errPlain):
+		return "allow plain HTTP there with --insecure-registry, if this is intended"
 	case errors.Is(err, errRefused):
-		return "list the registry as insecure if this is intended"
+		return "the registry's answer is not safe to follow: ask those who run it"
 	case code == http.StatusTooManyRequests:
 		return "the registry limits requests: wait, log in, or use a mirror"
 	}

@@ -20,6 +20,9 @@ const maxRedirects = 5
 // errRefused marks requests that were not sent, and must not be tried again.
 var errRefused = errors.New("refused")
 
+// errPlain is errRefused for plain HTTP, which can be allowed.
+var errPlain = fmt.Errorf("%w", errRefused)
+
 // guard is the last stage before the network. It sees every request: those of
 // the client, those to token servers, and those that redirects lead to.
 type guard struct {
@@ -45,7 +48,7 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 func (g *guard) roundTrip(req *http.Request) (*http.Response, error) {
 	host := req.URL.Hostname()
 	if req.URL.Scheme != "https" && !(req.URL.Scheme == "http" && g.plain) {
-		return nil, fmt.Errorf("%w: %s:// to %s, which is not listed as insecure", errRefused, req.URL.Scheme, req.URL.Host)
+		return nil, fmt.Errorf("%w: %s:// to %s, which is not listed as insecure", errPlain, req.URL.Scheme, req.URL.Host)
 	}
 	if host != hostname(g.registry) && isLinkLocal(host) {
 		return nil, fmt.Errorf("%w: %s leads to the link-local address %s", errRefused, g.registry, req.URL.Host)
