@@ -1,4 +1,4 @@
-// Command bk builds container images.
+// Command bk builds and moves container images.
 //
 // One file holds one command: it reads flags, calls the packages that do the
 // work, and prints. What a process takes from outside is in [env], so that a

@@ -11,13 +11,15 @@ import (
 func newRoot(e *env) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "bk",
-		Short: "Build container images",
-		Long: `bk turns a Dockerfile into OCI images for one or many platforms, without a daemon.
+		Short: "Build and move container images",
+		Long: `bk turns a Dockerfile into OCI images for one or many platforms, without a daemon,
+and moves images and artifacts between registries, layouts, archives and daemons.
 
 Exit codes: 0 done, 1 failed or a check found warnings, 2 wrong usage,
 130 interrupted (SIGINT), 143 terminated (SIGTERM).`,
 		Example: `  bk build -t app .
-  bk build --platform linux/amd64,linux/arm64 -o type=oci,dest=app.tar .
+  bk build --platform linux/amd64,linux/arm64 --push -t registry.example/app:v1 .
+  bk copy --referrers registry.example/app:v1 oci:out:v1
   bk image ls`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
