@@ -94,6 +94,18 @@ func (m *move) one(ctx context.Context, e *env, display *progress, t trip) (line
 		return "", err
 	}
 	defer func() { err = errors.Join(err, img.Close()) }()
+	to, err := place.Parse(t.to)
+	if err != nil {
+		return "", err
+	}
+	if len(want) == 0 && to.Single() && layout.IsIndex(img.desc.MediaType) {
+		want = []ocispecs.Platform{place.HostPlatform()}
+		view.log(t.to + " holds one image: that for " + platforms.Format(want[0]) + " is taken")
+	}
+	src, desc, err := transfer.Narrow(ctx, img.Reader, img.desc, want)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", t.from, err)
+	}
 	target, err := p.Target(ctx, t.to)
 	if err != nil {
 		return "", err
@@ -101,14 +113,6 @@ func (m *move) one(ctx context.Context, e *env, display *progress, t trip) (line
 	defer func() { err = errors.Join(err, target.Close()) }()
 	if target.Stream && isTerminal(e.stdout) {
 		return "", errors.New("an archive is not written to a terminal: name a file, or redirect standard output")
-	}
-	if len(want) == 0 && target.Single && layout.IsIndex(img.desc.MediaType) {
-		want = []ocispecs.Platform{place.HostPlatform()}
-		view.log(t.to + " holds one image: that for " + platforms.Format(want[0]) + " is taken")
-	}
-	src, desc, err := transfer.Narrow(ctx, img.Reader, img.desc, want)
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", t.from, err)
 	}
 	opts := transfer.Options{Jobs: m.jobs, Referrers: m.referrers, From: img.Ref, Progress: view.note}
 	if err := target.Put(ctx, src, desc, opts); err != nil {

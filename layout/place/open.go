@@ -263,9 +263,6 @@ type Target struct {
 	Ref string
 	// Name is the full name, for people.
 	Name string
-	// Single says that the place holds one image: of an index, Put takes this
-	// machine's.
-	Single bool
 	// Stream says that the place is Opener.Stdout.
 	Stream bool
 

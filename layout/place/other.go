@@ -82,13 +82,13 @@ func (o *Opener) otherTarget(ctx context.Context, p Place) (*Target, error) {
 		return &Target{Name: p.String(), Stream: path == stdout, put: o.ociArchive(path, names(ref))}, nil
 	case DockerArchive:
 		path, ref := cutPath(p.Rest, isFile)
-		return &Target{Name: p.String(), Single: true, Stream: path == stdout, put: o.dockerArchive(path, names(ref))}, nil
+		return &Target{Name: p.String(), Stream: path == stdout, put: o.dockerArchive(path, names(ref))}, nil
 	case DockerDaemon:
 		d, err := archive.NewDaemon(o.Getenv("DOCKER_HOST"))
 		if err != nil {
 			return nil, err
 		}
-		return &Target{Name: p.String(), Single: true, put: dockerDaemon(d, names(layout.NormalizeName(p.Rest))), close: d.Close}, nil
+		return &Target{Name: p.String(), put: dockerDaemon(d, names(layout.NormalizeName(p.Rest))), close: d.Close}, nil
 	case Containerd:
 		s, err := o.containerd(ctx)
 		if err != nil {

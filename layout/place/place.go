@@ -46,6 +46,10 @@ type Place struct {
 	Rest string
 }
 
+// Single says whether the place holds one image: of an index, Put takes this
+// machine's.
+func (p Place) Single() bool { return p.Kind == DockerArchive || p.Kind == DockerDaemon }
+
 func (p Place) String() string {
 	switch p.Kind {
 	case Bare:
