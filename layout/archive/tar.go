@@ -214,6 +214,9 @@ func (c *collector) dockerManifest(desc ocispec.Descriptor, names []string) (fil
 	if err != nil {
 		return file{}, err
 	}
+	if t := children[0].MediaType; t != ocispec.MediaTypeImageConfig && t != layout.MediaTypeDockerConfig {
+		return file{}, fmt.Errorf("it is no image but an artifact (its config is %q), which Docker cannot load: write an OCI archive", t)
+	}
 	entry := dockerImage{Config: blobName(children[0]), RepoTags: repoTags(names), Layers: []string{}}
 	for _, layer := range children[1:] {
 		entry.Layers = append(entry.Layers, blobName(layer))

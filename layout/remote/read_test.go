@@ -507,7 +507,7 @@ func TestIDs(t *testing.T) {
 		func(d ocispec.Descriptor) error { _, err := r.Open(t.Context(), d); return err },
 		func(d ocispec.Descriptor) error { return r.PutBlob(t.Context(), d, bytes.NewReader(nil)) },
 		func(d ocispec.Descriptor) error { _, err := r.Mount(t.Context(), d, "127.0.0.1:1/other"); return err },
-		func(d ocispec.Descriptor) error { return r.DeleteBlob(t.Context(), d.Digest) },
+		func(d ocispec.Descriptor) error { return r.Delete(t.Context(), d.Digest.String()) },
 	} {
 		for _, mt := range []string{ocispec.MediaTypeImageLayer, ocispec.MediaTypeImageManifest} {
 			if err := f(ocispec.Descriptor{MediaType: mt, Digest: "sha256:../../x", Size: 1}); err == nil || !strings.Contains(err.Error(), "digest") {

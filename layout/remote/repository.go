@@ -291,18 +291,6 @@ func (r *Repository) delete(ctx context.Context, e *endpoint, id string) error {
 	return r.forgetReferrer(ctx, e, subject.Digest, dg)
 }
 
-// DeleteBlob removes a blob.
-func (r *Repository) DeleteBlob(ctx context.Context, dg digest.Digest) error {
-	e, err := r.home()
-	if err == nil {
-		err = dg.Validate()
-	}
-	if err == nil {
-		err = e.remove(ctx, "blobs/"+dg.String())
-	}
-	return fail("delete blob "+printable(dg.String(), 200)+" in", r.name, e, err)
-}
-
 func (e *endpoint) remove(ctx context.Context, path string) error {
 	resp, err := e.do(ctx, call{method: http.MethodDelete, path: path, scopes: []string{e.scope("pull", "push", "delete")},
 		ok: []int{http.StatusAccepted, http.StatusOK, http.StatusNoContent}})
