@@ -173,7 +173,7 @@ func (s *step) container(ctx context.Context) (runner.Container, error) {
 		return none, err
 	}
 	return runner.Container{
-		ID: randomID(), Spec: sp, Root: s.rootTree, Trees: trees, Files: files, Emulator: emulator, Filters: &s.n.b.filters,
+		ID: randomID(), Isolation: s.n.b.opts.Isolation, Spec: sp, Root: s.rootTree, Trees: trees, Files: files, Emulator: emulator, Filters: &s.n.b.filters,
 		Stdout: &output{s.n.event, 1}, Stderr: &output{s.n.event, 2},
 	}, nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"bk.build/bk/layout/layer"
 	regconf "bk.build/bk/layout/remote/hosts"
+	"bk.build/bk/runner/host"
 )
 
 // Options configures a build. They are data: what influences the result goes
@@ -53,6 +54,8 @@ type Options struct {
 	// Network is the mode of RUN steps that name none: "host" or "none";
 	// empty: host.
 	Network string
+	// Isolation is how RUN steps are isolated, settled before the build starts.
+	Isolation host.Isolation
 	// Emulators are directories searched for qemu-ARCH-static before PATH.
 	Emulators []string
 }

@@ -22,6 +22,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"bk.build/bk/runner/emulate"
+	"bk.build/bk/runner/host"
 	"bk.build/bk/runner/seccomp"
 )
 
@@ -46,6 +47,9 @@ type Tree struct {
 type Container struct {
 	// ID names the container in messages and cgroups.
 	ID string
+	// Isolation is how the container is made. Empty: by namespaces, with the
+	// rights that this process has.
+	Isolation host.Isolation
 	// Spec is the container as runtime-spec 1.3 describes it. Spec.Root.Path
 	// is ignored in favour of Root; Spec.Root.Readonly is honoured. All user
 	// and group names are resolved already.
