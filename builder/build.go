@@ -21,6 +21,7 @@ import (
 
 	gateway "github.com/moby/buildkit/frontend/gateway/client"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+	"tags.cncf.io/container-device-interface/pkg/cdi"
 
 	"bk.build/bk/builder/cache"
 	"bk.build/bk/builder/graph"
@@ -53,6 +54,7 @@ type build struct {
 	images    futures[*image]
 	stubs     futures[string]
 	emulators futures[*emulate.Emulator]
+	described future[*cdi.Cache]
 	filters   seccomp.Cache
 	hostFiles futures[string]
 	packing   sync.WaitGroup

@@ -137,9 +137,6 @@ func (s *step) container(ctx context.Context) (runner.Container, error) {
 	if err != nil {
 		return none, fmt.Errorf("user %q: %w", meta.User, err)
 	}
-	if s.op.Security != pb.SecurityMode_SANDBOX {
-		return none, fmt.Errorf("security mode %s is not allowed", s.op.Security)
-	}
 	if err := s.addHostFiles(); err != nil {
 		return none, err
 	}
@@ -164,8 +161,12 @@ func (s *step) container(ctx context.Context) (runner.Container, error) {
 		Args: meta.Args, Env: env, Cwd: meta.Cwd, User: user,
 		Hostname: s.hostname(), ReadonlyRoot: s.readonly, Network: s.network(),
 		Mounts: mounts, Rlimits: rlimits(meta.Ulimit),
+		Insecure: s.op.Security == pb.SecurityMode_INSECURE,
 	})
 	if err != nil {
+		return none, err
+	}
+	if err := s.addDevices(sp); err != nil {
 		return none, err
 	}
 	emulator, err := s.n.b.emulator(wanted(platformOf(s.n.v.Op)))

@@ -115,6 +115,9 @@ func (c *engine) Solve(_ context.Context, req gateway.SolveRequest) (*gateway.Re
 	if edge.Vertex == nil {
 		return res, nil
 	}
+	if err := c.b.permit(edge); err != nil {
+		return nil, c.b.fail(err)
+	}
 	ref := &reference{b: c.b, edge: edge, def: req.Definition}
 	if req.Evaluate {
 		if _, err := c.b.edge(edge); err != nil {

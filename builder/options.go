@@ -54,6 +54,11 @@ type Options struct {
 	// Network is the mode of RUN steps that name none: "host" or "none";
 	// empty: host.
 	Network string
+	// Allow are the rights beyond the default ones that steps may ask for.
+	Allow Entitlements
+	// DeviceDirs hold the descriptions of devices that steps may ask for; empty:
+	// those that BuildKit has by default.
+	DeviceDirs []string
 	// Isolation is how RUN steps are isolated, settled before the build starts.
 	Isolation host.Isolation
 	// Emulators are directories searched for qemu-ARCH-static before PATH.

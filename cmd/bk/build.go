@@ -132,6 +132,8 @@ func (p *buildPlan) builderOptions(e *env, request *dockerfile.Request) (builder
 		SSH:                p.ssh,
 		InsecureRegistries: p.insecure,
 		Hosts:              e.hosts(),
+		Allow:              p.allow,
+		DeviceDirs:         p.cdiDirs,
 		Jobs:               p.jobs,
 		VerifyCache:        e.getenv("BK_CACHE_VERIFY") == "1",
 	}

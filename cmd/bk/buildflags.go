@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,7 +26,7 @@ type buildFlags struct {
 
 	tags, buildArgs, contexts, labels, annotations, platforms []string
 	noCacheFilter, outputs, secrets, ssh, addHosts, ulimits   []string
-	insecure                                                  []string
+	insecure, allow, cdiDirs                                  []string
 	check, noCache, pull, quiet, push                         bool
 	jobs                                                      int
 }
@@ -65,6 +66,8 @@ func (f *buildFlags) registerSteps(set *pflag.FlagSet) {
 	set.StringArrayVar(&f.noCacheFilter, "no-cache-filter", nil, "run every step of `STAGE,...`")
 	set.BoolVar(&f.pull, "pull", false, "ask registries for newer base images")
 	set.StringVar(&f.network, "network", "default", "run steps in network `MODE` default, host or none")
+	set.StringArrayVar(&f.allow, "allow", nil, "let steps have a right: network.host, security.insecure or `device[=NAME]`")
+	set.StringArrayVar(&f.cdiDirs, "cdi-spec-dir", nil, "look for the devices of RUN --device in `DIR` (default: /etc/cdi, /var/run/cdi, /etc/buildkit/cdi)")
 	set.StringArrayVar(&f.addHosts, "add-host", nil, "add `HOST:IP` to the /etc/hosts of steps")
 	set.StringVar(&f.shmSize, "shm-size", "", "make /dev/shm of `SIZE`, such as 128m")
 	set.StringArrayVar(&f.ulimits, "ulimit", nil, "limit steps: `NAME=SOFT[:HARD]`")
@@ -80,6 +83,8 @@ type buildPlan struct {
 	secrets  map[string]builder.Secret
 	ssh      map[string]builder.SSHAgent
 	insecure []string
+	allow    builder.Entitlements
+	cdiDirs  []string
 	jobs     int
 	// epoch bounds the times in the image; nil: they stay as they are. It is
 	// only a default when the user did not ask for it: the Dockerfile wins.
@@ -103,7 +108,7 @@ func (f *buildFlags) plan(ctx context.Context, e *env, contextDir string) (*buil
 		AddHosts: f.addHosts, Network: f.network, Ulimits: f.ulimits,
 	}
 	steps := []func(*env, *buildPlan) error{
-		f.planDisplay, f.planValues, f.planLimits, f.planOutputs, f.planEpoch,
+		f.planDisplay, f.planValues, f.planLimits, f.planRights, f.planOutputs, f.planEpoch,
 	}
 	for _, step := range steps {
 		if err := step(e, p); err != nil {
@@ -198,6 +203,26 @@ func (f *buildFlags) planLimits(_ *env, p *buildPlan) error {
 	if f.jobs < 0 {
 		return fmt.Errorf("jobs %d: must not be negative", f.jobs)
 	}
+	return nil
+}
+
+// planRights parses what steps may have beyond the default. Who runs the whole
+// build in the host's network allows it.
+func (f *buildFlags) planRights(_ *env, p *buildPlan) (err error) {
+	allow := f.allow
+	if f.network == "host" {
+		allow = append(slices.Clone(allow), "network.host")
+	}
+	p.allow, err = builder.ParseEntitlements(allow)
+	if err != nil {
+		return fmt.Errorf("allow: %w", err)
+	}
+	for _, dir := range f.cdiDirs {
+		if !filepath.IsAbs(dir) {
+			return fmt.Errorf("cdi-spec-dir %q: must be an absolute path", dir)
+		}
+	}
+	p.cdiDirs = f.cdiDirs
 	return nil
 }
 
