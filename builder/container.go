@@ -173,10 +173,25 @@ func (s *step) container(ctx context.Context) (runner.Container, error) {
 	if err != nil {
 		return none, err
 	}
+	bundle, err := s.bundle()
+	if err != nil {
+		return none, err
+	}
 	return runner.Container{
+		Runtime: s.n.b.opts.Runtime, Bundle: bundle,
 		ID: randomID(), Isolation: s.n.b.opts.Isolation, Spec: sp, Root: s.rootTree, Trees: trees, Files: files, Emulator: emulator, Filters: &s.n.b.filters,
 		Stdout: &output{s.n.event, 1}, Stderr: &output{s.n.event, 2},
 	}, nil
+}
+
+// bundle makes the directory that another runtime takes the container from;
+// it goes with the step's own.
+func (s *step) bundle() (string, error) {
+	if s.n.b.opts.Runtime == "" {
+		return "", nil
+	}
+	dir := filepath.Join(s.tmp, "bundle")
+	return dir, os.Mkdir(dir, 0o700)
 }
 
 // emulator returns what runs programs of a platform; nil when the host does.

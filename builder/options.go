@@ -61,6 +61,9 @@ type Options struct {
 	DeviceDirs []string
 	// Isolation is how RUN steps are isolated, settled before the build starts.
 	Isolation host.Isolation
+	// Runtime is the absolute path of an OCI runtime that runs the steps, such
+	// as runc; empty: bk itself does.
+	Runtime string
 	// Emulators are directories searched for qemu-ARCH-static before PATH.
 	Emulators []string
 }

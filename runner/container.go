@@ -86,6 +86,14 @@ type Container struct {
 	// container when the context ends; 0: SIGKILL at once.
 	Grace time.Duration
 
+	// Runtime is the absolute path of another OCI runtime that runs the
+	// container, such as runc; empty: the container is made here. Bundle is then
+	// the absolute path of an empty directory for it, which the caller removes.
+	Runtime, Bundle string
+
+	// hostRoot tells that Root is this machine's root directory with all that
+	// is mounted below it.
+	hostRoot bool
 	// classicOverlay mounts overlays as kernels before 6.8 need, for tests.
 	classicOverlay bool
 }

@@ -60,6 +60,8 @@ func (b *planner) root() (err error) {
 	if b.plan.Root, err = b.overlay(b.c.Root); err != nil {
 		return fmt.Errorf("root: %w", err)
 	}
+	b.plan.Root.Recursive = b.c.hostRoot
+	b.foreignDev = b.c.hostRoot
 	b.plan.RootReadonly = b.c.Spec.Root != nil && b.c.Spec.Root.Readonly
 	return nil
 }

@@ -25,7 +25,11 @@ import (
 // context's cause is returned. When Run returns no process and no mount of the
 // container is left, and its output has been written.
 func Run(ctx context.Context, c Container) (Status, error) {
-	status, err := run(ctx, &c)
+	start := run
+	if c.Runtime != "" {
+		start = runExternal
+	}
+	status, err := start(ctx, &c)
 	if err != nil && c.ID != "" && !errors.As(err, new(*ExecError)) {
 		err = fmt.Errorf("container %s: %w", c.ID, err)
 	}

@@ -134,6 +134,7 @@ func (p *buildPlan) builderOptions(e *env, request *dockerfile.Request) (builder
 		Hosts:              e.hosts(),
 		Allow:              p.allow,
 		DeviceDirs:         p.cdiDirs,
+		Runtime:            p.runtime,
 		Jobs:               p.jobs,
 		VerifyCache:        e.getenv("BK_CACHE_VERIFY") == "1",
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -27,6 +28,7 @@ type buildFlags struct {
 	tags, buildArgs, contexts, labels, annotations, platforms []string
 	noCacheFilter, outputs, secrets, ssh, addHosts, ulimits   []string
 	insecure, allow, cdiDirs                                  []string
+	runtime                                                   string
 	check, noCache, pull, quiet, push                         bool
 	jobs                                                      int
 }
@@ -68,6 +70,7 @@ func (f *buildFlags) registerSteps(set *pflag.FlagSet) {
 	set.StringVar(&f.network, "network", "default", "run steps in network `MODE` default, host or none")
 	set.StringArrayVar(&f.allow, "allow", nil, "let steps have a right: network.host, security.insecure or `device[=NAME]`")
 	set.StringArrayVar(&f.cdiDirs, "cdi-spec-dir", nil, "look for the devices of RUN --device in `DIR` (default: /etc/cdi, /var/run/cdi, /etc/buildkit/cdi)")
+	set.StringVar(&f.runtime, "runtime", "", "run steps by another OCI runtime, a `NAME` such as runc, crun or runsc, or its path")
 	set.StringArrayVar(&f.addHosts, "add-host", nil, "add `HOST:IP` to the /etc/hosts of steps")
 	set.StringVar(&f.shmSize, "shm-size", "", "make /dev/shm of `SIZE`, such as 128m")
 	set.StringArrayVar(&f.ulimits, "ulimit", nil, "limit steps: `NAME=SOFT[:HARD]`")
@@ -85,6 +88,7 @@ type buildPlan struct {
 	insecure []string
 	allow    builder.Entitlements
 	cdiDirs  []string
+	runtime  string // absolute path
 	jobs     int
 	// epoch bounds the times in the image; nil: they stay as they are. It is
 	// only a default when the user did not ask for it: the Dockerfile wins.
@@ -223,7 +227,24 @@ func (f *buildFlags) planRights(_ *env, p *buildPlan) (err error) {
 		}
 	}
 	p.cdiDirs = f.cdiDirs
-	return nil
+	p.runtime, err = findRuntime(f.runtime)
+	return err
+}
+
+// findRuntime returns the path of an OCI runtime. Kata Containers install
+// theirs under a longer name than the one that they are known by.
+func findRuntime(name string) (string, error) {
+	if name == "" {
+		return "", nil
+	}
+	found, err := exec.LookPath(name)
+	if err != nil && name == "kata" {
+		found, err = exec.LookPath("kata-runtime")
+	}
+	if err != nil {
+		return "", fmt.Errorf("runtime %q: install it, or give its path: %w", name, err)
+	}
+	return filepath.Abs(found)
 }
 
 // planOutputs parses where the result goes, under which names.

@@ -116,6 +116,7 @@ func (c *coder) overlay(o *Overlay) {
 	list(c, &o.Lower, c.str)
 	c.str(&o.Upper)
 	c.str(&o.Work)
+	c.flag(&o.Recursive)
 	c.flag(&o.Classic)
 }
 

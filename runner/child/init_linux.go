@@ -76,7 +76,6 @@ func start(p *Plan) (pid int, err error) {
 	if err := isolate(p); err != nil {
 		return 0, err
 	}
-	lastPID, _ := syscall.Open("/proc/sys/kernel/ns_last_pid", syscall.O_WRONLY|syscall.O_CLOEXEC, 0)
 	r, err := newRootfs(p)
 	if err != nil {
 		return 0, err
@@ -98,22 +97,10 @@ func start(p *Plan) (pid int, err error) {
 	if _, err := call(syscall.SYS_PRCTL, syscall.PR_SET_DUMPABLE, 0); err != nil {
 		return 0, explain("protect PID 1", err)
 	}
-	fixPID(lastPID)
 	if err := closeFrom(p); err != nil { // mounts, above all
 		return 0, err
 	}
 	return launch(p)
-}
-
-// fixPID makes the step's pid 10, however many threads this process has: pids
-// end up in what steps build. It needs CONFIG_CHECKPOINT_RESTORE, and isn't
-// worth a failure.
-func fixPID(lastPID int) {
-	if lastPID < 0 {
-		return
-	}
-	syscall.Write(lastPID, []byte("9"))
-	syscall.Close(lastPID)
 }
 
 // closeFrom closes all descriptors but those of the plan: at the start those

@@ -45,8 +45,12 @@ func (s *step) ref(p unsafe.Pointer) uintptr {
 func (s *step) cref(v string) uintptr { return s.ref(unsafe.Pointer(cstr(v))) }
 
 type cloneArgs struct {
-	flags, pidfd, childTID, parentTID, exitSignal, stack, stackSize, tls uint64
+	flags, pidfd, childTID, parentTID, exitSignal, stack, stackSize, tls, setTID, setTIDSize uint64
 }
+
+// stepPID is the step's pid, however many threads PID 1 has: pids end up in what
+// steps build. It needs CONFIG_CHECKPOINT_RESTORE, and isn't worth a failure.
+const stepPID = 10
 
 const (
 	cloneClearSighand = 1 << 32
@@ -105,6 +109,7 @@ func prepare(p *Plan) *step {
 	}
 	s.clone.exitSignal = uint64(syscall.SIGCHLD)
 	s.clone.flags = cloneClearSighand
+	s.clone.setTID, s.clone.setTIDSize = uint64(s.ref(unsafe.Pointer(&[1]int32{stepPID}))), 1
 	return s
 }
 
@@ -250,6 +255,10 @@ func (s *step) filter(q *Process) {
 //go:nosplit
 func (s *step) fork() (uintptr, syscall.Errno) {
 	pid, _, errno := syscall.RawSyscall6(sysClone3, uintptr(unsafe.Pointer(&s.clone)), unsafe.Sizeof(s.clone), 0, 0, 0, 0)
+	if errno != 0 && s.clone.setTIDSize != 0 {
+		s.clone.setTID, s.clone.setTIDSize = 0, 0
+		pid, _, errno = syscall.RawSyscall6(sysClone3, uintptr(unsafe.Pointer(&s.clone)), unsafe.Sizeof(s.clone), 0, 0, 0, 0)
+	}
 	if errno == syscall.ENOSYS || errno == syscall.EPERM {
 		var args [2]uintptr // s390x has the stack first
 		args[cloneFlagsArg] = uintptr(s.clone.flags&^cloneClearSighand | s.clone.exitSignal)

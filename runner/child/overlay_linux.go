@@ -11,7 +11,7 @@ func (o *Overlay) mount(empty emptyDir) (int, error) {
 	case len(o.Lower) == 0 && o.Upper == "":
 		return -1, &failure{"mount a tree without layers", syscall.EINVAL}
 	case len(o.Lower) == 0:
-		m, err := openTree(atFDCWD, o.Upper, false)
+		m, err := openTree(atFDCWD, o.Upper, o.Recursive)
 		return m, explain("bind "+o.Upper, err)
 	case o.Classic:
 		return o.classicMount(empty)

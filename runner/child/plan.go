@@ -64,6 +64,8 @@ type Overlay struct {
 	// Upper and Work are both set, or both empty for a read-only tree. With
 	// Upper alone the tree is that directory itself.
 	Upper, Work string
+	// Recursive brings along what is mounted below an Upper that is alone.
+	Recursive bool
 	// Classic makes the mount by mount(2), as kernels before 6.8 need.
 	Classic bool
 }

@@ -23,13 +23,18 @@ type lateAttr struct {
 
 // newRootfs mounts the trees and the root.
 func newRootfs(p *Plan) (*rootfs, error) {
-	r := &rootfs{dev: -1, blank: -1}
+	r := &rootfs{root: -1, dev: -1, blank: -1}
 	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		return nil, explain("make the mounts private", err)
 	}
 	var err error
 	if r.null, err = openNull(); err != nil {
 		return nil, err
+	}
+	if p.Root.Recursive { // before it has what is staged on top of it
+		if r.root, err = p.Root.mount(r.emptyDir); err != nil {
+			return nil, err
+		}
 	}
 	for i := range p.Trees {
 		m, err := p.Trees[i].mount(r.emptyDir)
@@ -51,8 +56,10 @@ func newRootfs(p *Plan) (*rootfs, error) {
 			return nil, err
 		}
 	}
-	if r.root, err = p.Root.mount(r.emptyDir); err != nil {
-		return nil, err
+	if r.root < 0 {
+		if r.root, err = p.Root.mount(r.emptyDir); err != nil {
+			return nil, err
+		}
 	}
 	return r, stage(r.root)
 }
