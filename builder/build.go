@@ -84,6 +84,10 @@ func newBuild(ctx context.Context, opts Options, progress Progress) (*build, err
 	if err != nil {
 		return nil, fmt.Errorf("open the store: %w", err)
 	}
+	fs, err := form(opts.Isolation)
+	if err != nil {
+		return nil, err
+	}
 	lock, err := openLock(opts.Root)
 	if err != nil {
 		return nil, fmt.Errorf("lock the store: %w", err)
@@ -103,7 +107,7 @@ func newBuild(ctx context.Context, opts Options, progress Progress) (*build, err
 		b.running = make(chan struct{}, opts.Jobs)
 	}
 	b.layers = &layers{
-		dir: filepath.Join(opts.Root, "snapshots"), store: store, tmp: b.tmp,
+		fs: fs, dir: filepath.Join(opts.Root, "snapshots"), store: store, tmp: b.tmp,
 		byID: map[string]*Layer{}, slots: make(chan struct{}, max(4, 2*runtime.NumCPU())),
 	}
 	b.ctx, b.cancel = context.WithCancelCause(ctx)

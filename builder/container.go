@@ -117,7 +117,7 @@ func (s *step) commit(ctx context.Context) ([]*Tree, error) {
 		if err := os.RemoveAll(filepath.Join(p.dir, "work")); err != nil {
 			return nil, fmt.Errorf("finish a layer: %w", err)
 		}
-		if err := l.install(p.dir, "fs"); err != nil {
+		if err := l.install(p.dir, l.s.fs); err != nil {
 			return nil, err
 		}
 		outs[p.index] = layersTree(append(below[:len(below):len(below)], l))

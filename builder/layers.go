@@ -21,7 +21,7 @@ import (
 // layers is the store's snapshots directory. A layer has a directory there as
 // soon as one of its forms is stored:
 //
-//	snapshots/<id>/fs               the unpacked form
+//	snapshots/<id>/fs               the unpacked form; see form for other names
 //	snapshots/<id>/implied          parents that the packed form did not name
 //	snapshots/<id>/opaque           the layer hides all layers below it
 //	snapshots/<id>/packed-<how>     JSON: the packed form's descriptor and diffID
@@ -32,6 +32,7 @@ import (
 // derived from what goes in.
 type layers struct {
 	dir   string
+	fs    string // the name of unpacked forms
 	store *layout.Dir
 	tmp   *scratch
 	slots chan struct{} // bounds the layers packed or unpacked at a time
@@ -124,7 +125,7 @@ func (l *Layer) stored() bool {
 		return false
 	}
 	cache.Touch(filepath.Join(l.s.dir, l.id), st.ModTime())
-	if exists(l.path("fs")) {
+	if exists(l.path(l.s.fs)) {
 		return true
 	}
 	_, ok := l.anyPacked()
@@ -167,7 +168,7 @@ func (l *Layer) entries() (layer.Entries, error) { return l.planned.do(l.plan) }
 
 // view returns the layer for a snapshot.View, in the cheapest form at hand.
 func (l *Layer) view(ctx context.Context) (snapshot.Layer, error) {
-	if l.plan != nil && !exists(l.path("fs")) {
+	if l.plan != nil && !exists(l.path(l.s.fs)) {
 		e, err := l.entries()
 		if err != nil {
 			return snapshot.Layer{}, err
@@ -186,7 +187,7 @@ func (l *Layer) view(ctx context.Context) (snapshot.Layer, error) {
 // Dir returns the layer's unpacked form: a directory in overlayfs form.
 func (l *Layer) Dir(ctx context.Context) (string, error) {
 	return l.unpacked.do(func() (dir string, err error) {
-		dir = l.path("fs")
+		dir = l.path(l.s.fs)
 		defer func() { l.ready.Store(err == nil) }()
 		if exists(dir) {
 			return dir, nil
@@ -215,7 +216,7 @@ func (l *Layer) unpack(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fsDir := filepath.Join(tmp, "fs")
+	fsDir := filepath.Join(tmp, l.s.fs)
 	var applied layer.Applied
 	switch packed, ok := l.anyPacked(); {
 	case l.plan != nil:
@@ -236,7 +237,7 @@ func (l *Layer) unpack(ctx context.Context) error {
 		err = cache.WriteFile(filepath.Join(tmp, "opaque"), nil)
 	}
 	if err == nil {
-		err = l.install(tmp, "fs", "implied", "opaque")
+		err = l.install(tmp, l.s.fs, "implied", "opaque")
 	}
 	os.RemoveAll(tmp)
 	return err
@@ -313,7 +314,7 @@ func (l *Layer) install(tmp string, names ...string) error {
 	if err := os.Rename(tmp, dst); err == nil {
 		return nil
 	}
-	for i := len(names) - 1; i >= 0; i-- { // "fs" last: it makes the others count
+	for i := len(names) - 1; i >= 0; i-- { // the files last: they make the others count
 		err := os.Rename(filepath.Join(tmp, names[i]), filepath.Join(dst, names[i]))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) && !exists(filepath.Join(dst, names[i])) {
 			return fmt.Errorf("store layer %s: %w", l.id, err)

@@ -63,7 +63,11 @@ func (b *build) cacheMount(ctx context.Context, m *pb.Mount, from *Tree) (dir st
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return "", nil, err
 	}
-	base := filepath.Join(root, shortHash(append([]string{m.CacheOpt.GetID(), m.Selector}, ids...)...))
+	name := []string{m.CacheOpt.GetID(), m.Selector}
+	if b.layers.fs != "fs" { // of other owners on disk
+		name = append(name, b.layers.fs)
+	}
+	base := filepath.Join(root, shortHash(append(name, ids...)...))
 	for i := 0; ; i++ {
 		dir := base
 		if i > 0 {

@@ -66,7 +66,7 @@ func (s *step) upper(ctx context.Context, m *pb.Mount, t *Tree, view snapshot.FS
 		return runner.Tree{}, err
 	}
 	s.release = append(s.release, func() { os.RemoveAll(dir) })
-	rt, err := t.writable(ctx, dir)
+	rt, err := t.writable(ctx, dir, s.n.b.layers.fs)
 	if err != nil {
 		return runner.Tree{}, err
 	}

@@ -195,7 +195,7 @@ func (t *Tree) lowers(ctx context.Context) ([]string, error) {
 			if l.opaque() {
 				top = nil
 			}
-			top = append(top, l.path("fs"))
+			top = append(top, l.path(l.s.fs))
 			implied := l.implied()
 			if i == 0 || len(implied) == 0 {
 				continue // there is nothing below to take attributes from
@@ -254,13 +254,14 @@ func (t *Tree) readable(ctx context.Context) (runner.Tree, error) {
 	return runner.Tree{Lower: low}, err
 }
 
-// writable returns the tree for the runner with a fresh upper directory in tmp.
-func (t *Tree) writable(ctx context.Context, tmp string) (runner.Tree, error) {
+// writable returns the tree for the runner with a fresh upper directory in tmp,
+// called name.
+func (t *Tree) writable(ctx context.Context, tmp, name string) (runner.Tree, error) {
 	low, err := t.lowers(ctx)
 	if err != nil {
 		return runner.Tree{}, err
 	}
-	rt := runner.Tree{Lower: low, Upper: filepath.Join(tmp, "fs"), Work: filepath.Join(tmp, "work")}
+	rt := runner.Tree{Lower: low, Upper: filepath.Join(tmp, name), Work: filepath.Join(tmp, "work")}
 	for _, d := range []string{tmp, rt.Upper, rt.Work} {
 		if err := os.Mkdir(d, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return runner.Tree{}, fmt.Errorf("prepare a layer: %w", err)

@@ -13,11 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bk.build/bk/runner/child"
+	"bk.build/bk/runner/host"
 )
 
 // overlay checks a tree.
 func (b *planner) overlay(t Tree) (child.Overlay, error) {
-	o := child.Overlay{Lower: t.Lower, Upper: t.Upper, Work: t.Work, Classic: b.c.classicOverlay}
+	o := child.Overlay{Lower: t.Lower, Upper: t.Upper, Work: t.Work, Classic: b.c.classicOverlay, UserXattr: !host.TrustedXattrs()}
 	for _, dir := range t.Lower {
 		if !path.IsAbs(dir) {
 			return o, fmt.Errorf("layer %q: path is not absolute", dir)
@@ -111,6 +112,9 @@ func (b *planner) mount(sm specs.Mount) error {
 		m.Params = append([]string{"source=" + sm.Source}, m.Params...)
 	}
 	m.Plain = sm.Type == "proc" || sm.Type == "sysfs"
+	if err := b.nested(&m); err != nil {
+		return err
+	}
 	if m.Dest == "/dev" {
 		b.foreignDev = m.Kind != child.MountFS
 		m.Late = m.Set&unix.MOUNT_ATTR_RDONLY != 0

@@ -8,6 +8,9 @@ import (
 	"path/filepath"
 
 	"github.com/containerd/console"
+
+	"bk.build/bk/cmd/bk/enter"
+	"bk.build/bk/runner/host"
 )
 
 // env is what a command takes from its process.
@@ -16,11 +19,17 @@ type env struct {
 	stdout, stderr io.Writer
 	lookup         func(string) (string, bool) // environment variables
 
+	// inside is how another bk that waits for this one isolated it: the user is
+	// then root by name only.
+	inside host.Isolation
+
 	root string // --root
 }
 
 func processEnv() *env {
-	return &env{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, lookup: os.LookupEnv}
+	e := &env{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, lookup: os.LookupEnv}
+	e.inside = host.Isolation(enter.Isolation())
+	return e
 }
 
 func (e *env) getenv(name string) string {
@@ -39,7 +48,7 @@ func (e *env) store() (string, error) {
 		return filepath.Abs(e.root)
 	case e.getenv("BK_ROOT") != "":
 		return filepath.Abs(e.getenv("BK_ROOT"))
-	case os.Geteuid() == 0:
+	case os.Geteuid() == 0 && e.inside == "":
 		return "/var/lib/bk", nil
 	case filepath.IsAbs(e.getenv("XDG_DATA_HOME")):
 		return filepath.Join(e.getenv("XDG_DATA_HOME"), "bk"), nil

@@ -118,6 +118,7 @@ func (c *coder) overlay(o *Overlay) {
 	c.str(&o.Work)
 	c.flag(&o.Recursive)
 	c.flag(&o.Classic)
+	c.flag(&o.UserXattr)
 }
 
 func (c *coder) mount(m *Mount) {

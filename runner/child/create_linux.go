@@ -187,10 +187,44 @@ func (r *rootfs) makeDevice(d *Device) error {
 	if err == syscall.EEXIST {
 		return r.checkDevice(dir, name, d)
 	}
+	if err == syscall.EPERM && d.Mode&syscall.S_IFMT != syscall.S_IFIFO {
+		return r.bindDevice(dir, name, d)
+	}
 	if err != nil || d.UID|d.GID == 0 {
 		return err
 	}
 	return syscall.Fchownat(dir, name, int(d.UID), int(d.GID), atSymlinkNofollow)
+}
+
+// bindDevice shows the host's node of the same name, where a user namespace
+// forbids new ones. The owner and the mode are the host's.
+func (r *rootfs) bindDevice(dir int, name string, d *Device) error {
+	n, err := openat2(atFDCWD, d.Path, oPath, 0)
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(n)
+	var st syscall.Stat_t
+	if err := syscall.Fstat(n, &st); err != nil {
+		return err
+	}
+	if st.Mode&syscall.S_IFMT != uint32(d.Mode)&syscall.S_IFMT || st.Rdev != d.Rdev {
+		return syscall.EPERM
+	}
+	m, err := openTree(n, "", false)
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(m)
+	if err := makeNode(dir, name, false); err != nil {
+		return err
+	}
+	place, err := openat2(dir, name, oPath, resolveBeneath|resolveNoSymlinks)
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(place)
+	return moveMount(m, place)
 }
 
 // checkDevice accepts a node that the image or a mount brought along when it

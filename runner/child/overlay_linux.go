@@ -23,10 +23,14 @@ func (o *Overlay) mount(empty emptyDir) (int, error) {
 	return m, err
 }
 
-// overlayOptions keep a layer's directory free of what only this mount would
+// options keep a layer's directory free of what only this mount would
 // understand, and ignore such marks in layers that came from elsewhere.
-func overlayOptions() []string {
-	return []string{"redirect_dir=nofollow", "metacopy=off", "index=off"}
+func (o *Overlay) options() []string {
+	list := []string{"redirect_dir=nofollow", "metacopy=off", "index=off"}
+	if o.UserXattr {
+		list = append(list, "userxattr")
+	}
+	return list
 }
 
 var errNoLowerdirPlus error = &failure{"fsconfig lowerdir+", syscall.EINVAL}
@@ -50,7 +54,7 @@ func (o *Overlay) newMount(empty emptyDir) (int, error) {
 			return -1, explain("overlay layer "+dir+complaint(fs), err)
 		}
 	}
-	params := append([]string{"source=overlay"}, overlayOptions()...)
+	params := append([]string{"source=overlay"}, o.options()...)
 	if o.Upper != "" {
 		if err := setPath(fs, "upperdir", o.Upper); err != nil {
 			return -1, explain("overlay upper directory "+o.Upper+complaint(fs), err)
@@ -188,7 +192,7 @@ func (o *Overlay) classicMount(empty emptyDir) (int, error) {
 		}
 		data += ",volatile"
 	}
-	for _, option := range overlayOptions() {
+	for _, option := range o.options() {
 		data += "," + option
 	}
 	return mountOver(o.Lower[0], data)

@@ -68,6 +68,9 @@ type Overlay struct {
 	Recursive bool
 	// Classic makes the mount by mount(2), as kernels before 6.8 need.
 	Classic bool
+	// UserXattr keeps overlayfs's notes in attributes user.overlay.*, as a user
+	// namespace needs, instead of trusted.overlay.*.
+	UserXattr bool
 }
 
 // Kinds of mounts.
