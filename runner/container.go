@@ -9,8 +9,7 @@
 // left on the host when either of them is killed.
 //
 // What a spec asks for and this package doesn't know is an error, never
-// ignored, with two exceptions that don't weaken the container: annotations,
-// and Linux.CgroupsPath.
+// ignored, with one exception that doesn't weaken the container: annotations.
 package runner
 
 import (
@@ -21,6 +20,7 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"bk.build/bk/runner/cgroup"
 	"bk.build/bk/runner/emulate"
 	"bk.build/bk/runner/host"
 	"bk.build/bk/runner/seccomp"
@@ -68,6 +68,14 @@ type Container struct {
 	// Emulator interprets the command when it's for a foreign platform and
 	// the host has no handler for it; nil: the command runs as it is.
 	Emulator *emulate.Emulator
+	// Cgroups makes the container's cgroup unless Spec.Linux.CgroupsPath names
+	// one; nil: it is made anew for this run. What Spec.Linux.Resources asks for
+	// is in force before the container's first mount, and the cgroup is gone
+	// when Run returns, or is left to the caller's Cgroups.
+	Cgroups *cgroup.Own
+	// Excuse is told of limits that cannot be applied, *[cgroup.LimitError]s;
+	// the container runs without them. nil: it does not run.
+	Excuse func(error)
 	// Filters keeps compiled seccomp profiles for other containers; nil: each
 	// is compiled anew, which takes most of a millisecond.
 	Filters *seccomp.Cache
@@ -94,6 +102,8 @@ type Container struct {
 	// hostRoot tells that Root is this machine's root directory with all that
 	// is mounted below it.
 	hostRoot bool
+	// hideCgroups is a machine on which no cgroup can be made, for tests.
+	hideCgroups bool
 	// classicOverlay mounts overlays as kernels before 6.8 need, for tests.
 	classicOverlay bool
 }

@@ -44,12 +44,20 @@ func run(ctx context.Context, c *Container) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	streams, err := openStreams(c)
+	confined, err := plan.confine()
 	if err != nil {
 		return Status{}, err
 	}
-	p := &process{plan: plan, grace: c.Grace, signals: c.Signals, sent: make(chan struct{})}
+	streams, err := openStreams(c)
+	if err != nil {
+		return Status{}, errors.Join(err, confined.close())
+	}
+	p := &process{plan: plan, confined: confined, grace: c.Grace, signals: c.Signals, sent: make(chan struct{})}
 	status, err := p.run(ctx, streams)
+	status.OOM = confined.ranOut()
+	if errClose := confined.close(); err == nil && errClose != nil {
+		err = fmt.Errorf("end the container's cgroup: %w", errClose)
+	}
 	if errStream := streams.wait(); err == nil && errStream != nil {
 		err = fmt.Errorf("copy the container's output: %w", errStream)
 	}
@@ -58,9 +66,10 @@ func run(ctx context.Context, c *Container) (Status, error) {
 
 // process is one run of the child.
 type process struct {
-	plan    *planner
-	grace   time.Duration
-	signals <-chan os.Signal
+	plan     *planner
+	confined *confined
+	grace    time.Duration
+	signals  <-chan os.Signal
 
 	control *os.File
 	sent    chan struct{} // closed when the plan is on its way
@@ -136,16 +145,38 @@ func (p *process) start(s *streams) error {
 		return err
 	}
 	defer exe.Close()
-	p.os, err = os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", exe.Fd()), []string{"bk-child"}, &os.ProcAttr{
+	if err := p.clone(exe, files); err != nil {
+		p.control.Close()
+		return err
+	}
+	return nil
+}
+
+// clone starts the child in its namespaces and its cgroup.
+func (p *process) clone(exe *os.File, files []*os.File) error {
+	attr := &os.ProcAttr{
 		Env:   childEnvironment(),
 		Files: files,
 		Sys:   &syscall.SysProcAttr{Cloneflags: p.plan.flags, Pdeathsig: syscall.SIGKILL},
-	})
+	}
+	group, err := p.cgroupFD()
 	if err != nil {
-		p.control.Close()
+		return err
+	}
+	name, argv := fmt.Sprintf("/proc/self/fd/%d", exe.Fd()), []string{"bk-child"}
+	if group != nil {
+		defer group.Close()
+		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(group.Fd())
+		if p.os, err = os.StartProcess(name, argv, attr); err == nil {
+			return p.enter(true)
+		}
+		// Before Linux 5.7, or where a filter forbids clone3.
+		attr.Sys.UseCgroupFD = false
+	}
+	if p.os, err = os.StartProcess(name, argv, attr); err != nil {
 		return fmt.Errorf("start a process in new namespaces: %w", allowed(cause(err)))
 	}
-	return nil
+	return p.enter(false)
 }
 
 // allowed says what a container needs when the kernel refuses one.

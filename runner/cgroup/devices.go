@@ -213,18 +213,17 @@ func (g *Group) applyDevices(rules []specs.LinuxDeviceCgroup, devices []specs.Li
 	if err != nil {
 		return err
 	}
-	if g.host.legacy("devices") != nil {
-		dir, _, err := g.dir("devices")
-		if err != nil {
-			return err
-		}
-		return g.host.writeDevices(dir, p)
+	list, v2, err := g.dir("devices")
+	if err == nil && !v2 {
+		return g.host.writeDevices(list, p)
 	}
-	dir := g.v2()
-	if dir == "" {
-		return errors.New("there is neither a hierarchy with the controller devices nor one of version 2")
+	if dir := g.v2(); dir != "" {
+		return g.host.attach(dir, p.program())
 	}
-	return g.host.attach(dir, p.program())
+	if g.host.legacy("devices") == nil && g.host.unified() == nil {
+		err = errors.New("there is neither a hierarchy with the controller devices nor one of version 2")
+	}
+	return err
 }
 
 // writeDevices brings a list of version 1 to what p says, by what differs.

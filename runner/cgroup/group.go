@@ -259,6 +259,13 @@ func (g *Group) AddProcess(pid int) error {
 	return nil
 }
 
+// AddCloned moves a process that was born in the group of version 2, by
+// [Group.FD], into the hierarchies of version 1.
+func (g *Group) AddCloned(pid int) error {
+	legacy := &Group{host: g.host, dirs: slices.DeleteFunc(slices.Clone(g.dirs), func(d groupDir) bool { return d.v2 })}
+	return legacy.AddProcess(pid)
+}
+
 // Procs lists the processes of the group and of the groups below it.
 func (g *Group) Procs() ([]int, error) {
 	if len(g.dirs) == 0 {

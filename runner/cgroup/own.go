@@ -39,7 +39,8 @@ type Own struct {
 // [Own.Release].
 //
 // When there are errors about limits only ([LimitErrors]), the group is
-// returned too, with those limits that could be applied.
+// returned too, with those limits that could be applied, or nil. It is nil also
+// when there is nothing to limit.
 func (o *Own) Group(r *specs.LinuxResources, devices []specs.LinuxDevice) (*Group, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -47,8 +48,12 @@ func (o *Own) Group(r *specs.LinuxResources, devices []specs.LinuxDevice) (*Grou
 		return nil, err
 	}
 	needs := (&Group{host: o.host}).controllers(r)
-	if len(needs) == 0 {
+	switch {
+	case len(needs) > 0:
+	case len(r.Devices) > 0:
 		return o.share(r, devices)
+	default:
+		return nil, nil
 	}
 	in := o.host.with(needs)
 	if len(r.Devices) > 0 && o.host.unified() == nil {
@@ -56,13 +61,29 @@ func (o *Own) Group(r *specs.LinuxResources, devices []specs.LinuxDevice) (*Grou
 	}
 	g, err := o.create(in, needs)
 	if err != nil {
-		return nil, err
+		return nil, o.without(r, err)
 	}
 	err = g.Apply(r, devices...)
 	if _, only := LimitErrors(err); !only {
 		return nil, errors.Join(err, g.Delete())
 	}
 	return g, err
+}
+
+// without returns the errors of all limits when no group could be made.
+func (o *Own) without(r *specs.LinuxResources, err error) error {
+	var errs []error
+	for _, s := range (&Group{host: o.host}).settings(r) {
+		if s.refuse != nil {
+			errs = append(errs, &LimitError{s.limit, s.value, s.refuse})
+		} else if !s.optional {
+			errs = append(errs, &LimitError{s.limit, s.value, err})
+		}
+	}
+	if len(r.Devices) > 0 {
+		errs = append(errs, &LimitError{Limit: "devices", Err: err})
+	}
+	return errors.Join(errs...)
 }
 
 // Path returns a fresh path below a parent for [Host.Create], with a name that
@@ -91,6 +112,9 @@ func (o *Own) Path(parent string) (string, error) {
 // Release kills what is left in a group that Group returned, and removes it
 // unless others share it.
 func (o *Own) Release(g *Group) error {
+	if g == nil {
+		return nil
+	}
 	o.mu.Lock()
 	shared := false
 	for _, s := range o.shared {
@@ -149,6 +173,9 @@ func (o *Own) share(r *specs.LinuxResources, devices []specs.LinuxDevice) (*Grou
 	p, err := newPolicy(r.Devices, devices)
 	if err != nil {
 		return nil, err
+	}
+	if p.allow && len(p.except) == 0 {
+		return nil, nil
 	}
 	key := fmt.Sprint(p.allow, p.except)
 	if g := o.shared[key]; g != nil {

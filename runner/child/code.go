@@ -95,6 +95,7 @@ func list[T any](c *coder, v *[]T, item func(*T)) {
 }
 
 func (c *coder) plan(p *Plan) {
+	c.flag(&p.CgroupNamespace)
 	c.str(&p.OOMScoreAdj)
 	c.flag(&p.Loopback)
 	c.str(&p.Hostname)
@@ -108,6 +109,7 @@ func (c *coder) plan(p *Plan) {
 	list(c, &p.Frozen, c.str)
 	list(c, &p.Sysctls, func(s *Sysctl) { c.str(&s.Path); c.str(&s.Value) })
 	c.flag(&p.RootReadonly)
+	c.flag(&p.RootNodev)
 	c.str(&p.Emulator)
 	c.process(&p.Process)
 }

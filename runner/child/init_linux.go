@@ -119,6 +119,11 @@ func closeFrom(p *Plan) error {
 
 // isolate sets up the namespaces that have something to set up.
 func isolate(p *Plan) error {
+	if p.CgroupNamespace {
+		if err := syscall.Unshare(syscall.CLONE_NEWCGROUP); err != nil {
+			return explain("make a namespace of cgroups", err)
+		}
+	}
 	if p.OOMScoreAdj != "" {
 		if err := writeFile("/proc/self/oom_score_adj", p.OOMScoreAdj); err != nil {
 			return explain("set oom_score_adj to "+p.OOMScoreAdj, err)

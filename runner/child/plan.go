@@ -37,6 +37,10 @@ const (
 
 // Plan is all that the child does, in the order of the fields.
 type Plan struct {
+	// CgroupNamespace makes a namespace of cgroups whose root is where the
+	// process is when the plan comes.
+	CgroupNamespace bool
+
 	OOMScoreAdj string // written to /proc/self/oom_score_adj unless empty
 	Loopback    bool   // brings up lo
 	Hostname    string
@@ -52,6 +56,7 @@ type Plan struct {
 	Sysctls []Sysctl
 
 	RootReadonly bool
+	RootNodev    bool // devices in the root can't be opened
 
 	Emulator string // a binfmt_misc registration line, or empty
 	Process  Process

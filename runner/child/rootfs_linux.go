@@ -286,10 +286,17 @@ func (r *rootfs) mountAll(p *Plan) error {
 			return explain("hide "+path, err)
 		}
 	}
-	if !p.RootReadonly {
+	attr := uint64(0)
+	if p.RootReadonly {
+		attr |= attrReadonly
+	}
+	if p.RootNodev {
+		attr |= attrNodev
+	}
+	if attr == 0 {
 		return nil
 	}
-	return explain("make the root read-only", mountSetattr(r.root, false, attrReadonly, 0, 0))
+	return explain("set the flags of the root", mountSetattr(r.root, false, attr, 0, 0))
 }
 
 // existing opens a path of the container; it returns -1 when it isn't there.

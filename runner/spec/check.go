@@ -39,7 +39,6 @@ func checkUnsupported(s *specs.Spec) error {
 		{"process.ioPriority", p.IOPriority != nil},
 		{"process.execCPUAffinity", p.ExecCPUAffinity != nil},
 		{"linux.uidMappings", len(l.UIDMappings)+len(l.GIDMappings) > 0},
-		{"linux.resources", limits(l.Resources)},
 		{"linux.mountLabel", l.MountLabel != ""},
 		{"linux.intelRdt", l.IntelRdt != nil},
 		{"linux.personality", l.Personality != nil},
@@ -56,13 +55,6 @@ func checkUnsupported(s *specs.Spec) error {
 		return nil
 	}
 	return fmt.Errorf("linux.rootfsPropagation %q is not supported", l.RootfsPropagation)
-}
-
-// limits reports whether resources hold more than device rules; those repeat
-// what the absence of device nodes grants.
-func limits(r *specs.LinuxResources) bool {
-	return r != nil && (r.Memory != nil || r.CPU != nil || r.Pids != nil || r.BlockIO != nil ||
-		len(r.HugepageLimits) > 0 || r.Network != nil || len(r.Rdma) > 0 || len(r.Unified) > 0)
 }
 
 func checkProcess(s *specs.Spec) error {

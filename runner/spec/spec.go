@@ -46,6 +46,10 @@ type Options struct {
 	// ShmSize is the size of /dev/shm in bytes; 0: 64 MiB.
 	ShmSize int64
 	Rlimits []specs.POSIXRlimit
+	// Resources are limits; its device rules are not used. CgroupsPath is where
+	// the cgroup is made; empty: wherever the runner makes its own.
+	Resources   specs.LinuxResources
+	CgroupsPath string
 }
 
 // DefaultHostname is the host name that BuildKit gives to steps, which some of
@@ -74,6 +78,8 @@ func Default(o Options) (*specs.Spec, error) {
 		},
 		Mounts: mounts(o),
 		Linux: &specs.Linux{
+			CgroupsPath:   o.CgroupsPath,
+			Resources:     resources(o),
 			MaskedPaths:   MaskedPaths(),
 			ReadonlyPaths: ReadonlyPaths(),
 			Namespaces: []specs.LinuxNamespace{
@@ -107,6 +113,14 @@ func protect(s *specs.Spec, insecure bool) (err error) {
 	}
 	s.Linux.Seccomp, err = seccomp.Default(s)
 	return err
+}
+
+// resources adds which devices the step may open: those that every container
+// may, and its own; or, with all rights, all.
+func resources(o Options) *specs.LinuxResources {
+	r := o.Resources
+	r.Devices = []specs.LinuxDeviceCgroup{{Allow: o.Insecure, Access: "rwm"}}
+	return &r
 }
 
 // environment adds HOME, as runtimes do.

@@ -180,7 +180,6 @@ func TestCheckRefuses(t *testing.T) {
 		"hooks":              func(s *specs.Spec) { s.Hooks = &specs.Hooks{} },
 		"terminal":           func(s *specs.Spec) { s.Process.Terminal = true },
 		"apparmor":           func(s *specs.Spec) { s.Process.ApparmorProfile = "x" },
-		"memory":             func(s *specs.Spec) { s.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{}} },
 		"user namespace": func(s *specs.Spec) {
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: "user"})
 		},
