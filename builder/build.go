@@ -28,6 +28,7 @@ import (
 	"bk.build/bk/builder/source"
 	"bk.build/bk/layout"
 	"bk.build/bk/layout/remote"
+	"bk.build/bk/runner/cgroup"
 	"bk.build/bk/runner/emulate"
 	"bk.build/bk/runner/seccomp"
 )
@@ -56,6 +57,7 @@ type build struct {
 	emulators futures[*emulate.Emulator]
 	described future[*cdi.Cache]
 	filters   seccomp.Cache
+	cgroups   cgroup.Own
 	hostFiles futures[string]
 	packing   sync.WaitGroup
 	hits      sync.Map // *node whose ancestors were reported as cached
@@ -138,7 +140,7 @@ func (b *build) close() error {
 	for _, l := range b.locals {
 		l.Close()
 	}
-	return errors.Join(noted, b.tmp.close(), b.lock.Close(), b.collect())
+	return errors.Join(noted, b.cgroups.Close(), b.tmp.close(), b.lock.Close(), b.collect())
 }
 
 // solve runs the frontend and evaluates what it returns.

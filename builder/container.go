@@ -21,6 +21,7 @@ import (
 	"bk.build/bk/builder/cache"
 	"bk.build/bk/builder/snapshot"
 	"bk.build/bk/runner"
+	"bk.build/bk/runner/cgroup"
 	"bk.build/bk/runner/emulate"
 	"bk.build/bk/runner/spec"
 )
@@ -40,6 +41,8 @@ type step struct {
 	targets  []snapshot.Target
 	outs     []pending
 	release  []func()
+	// ranOut tells that the kernel ended a process because memory ran out.
+	ranOut bool
 }
 
 // mount is one mount of the container, with what only the runner knows.
@@ -78,15 +81,25 @@ func (s *step) run(ctx context.Context) ([]*Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	st, err := runner.Run(ctx, c)
+	running := ctx
+	if limit := s.n.b.opts.StepTimeout; limit > 0 {
+		var cancel context.CancelFunc
+		running, cancel = context.WithTimeoutCause(ctx, limit, &TimeoutError{Limit: limit})
+		defer cancel()
+	}
+	st, err := runner.Run(running, c)
+	s.ranOut = st.OOM
 	if err != nil {
-		if c := context.Cause(ctx); c != nil {
+		if c := context.Cause(running); c != nil {
 			return nil, c
+		}
+		if limit := new(cgroup.LimitError); errors.As(err, &limit) {
+			return nil, fmt.Errorf("%w; with --limits=best-effort the step runs without it", err)
 		}
 		return nil, fmt.Errorf("process %q did not start: %w", strings.Join(s.op.Meta.Args, " "), err)
 	}
 	if !s.valid(st.Code) {
-		return nil, &ExitError{Args: s.op.Meta.Args, Code: st.Code, OOM: st.OOM}
+		return nil, &ExitError{Args: s.op.Meta.Args, Code: st.Code, OOM: st.OOM, MemoryLimit: s.memoryLimit()}
 	}
 	return s.commit(ctx)
 }
@@ -157,11 +170,16 @@ func (s *step) container(ctx context.Context) (runner.Container, error) {
 			files[m.Destination] = *m.file
 		}
 	}
+	cgroupsPath, err := s.cgroupsPath()
+	if err != nil {
+		return none, err
+	}
 	sp, err := spec.Default(spec.Options{
 		Args: meta.Args, Env: env, Cwd: meta.Cwd, User: user,
 		Hostname: s.hostname(), ReadonlyRoot: s.readonly, Network: s.network(),
 		Mounts: mounts, Rlimits: rlimits(meta.Ulimit),
-		Insecure: s.op.Security == pb.SecurityMode_INSECURE,
+		Insecure:  s.op.Security == pb.SecurityMode_INSECURE,
+		Resources: s.resources(), CgroupsPath: cgroupsPath,
 	})
 	if err != nil {
 		return none, err
@@ -178,7 +196,7 @@ func (s *step) container(ctx context.Context) (runner.Container, error) {
 		return none, err
 	}
 	return runner.Container{
-		Runtime: s.n.b.opts.Runtime, Bundle: bundle,
+		Runtime: s.n.b.opts.Runtime, Bundle: bundle, Cgroups: &s.n.b.cgroups, Excuse: s.excuse(),
 		ID: randomID(), Isolation: s.n.b.opts.Isolation, Spec: sp, Root: s.rootTree, Trees: trees, Files: files, Emulator: emulator, Filters: &s.n.b.filters,
 		Stdout: &output{s.n.event, 1}, Stderr: &output{s.n.event, 2},
 	}, nil

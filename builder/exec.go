@@ -29,8 +29,9 @@ func (o execOp) key(n *node, h cache.Hasher) error {
 	o.noteMeta(n)
 	// Keys of trees and digests of contents come side by side: a digest may
 	// need its step to run.
-	edges := make([]func() (string, error), len(o.op.Mounts))
-	for i, m := range o.op.Mounts {
+	mounts := slices.DeleteFunc(slices.Clone(o.op.Mounts), isShm)
+	edges := make([]func() (string, error), len(mounts))
+	for i, m := range mounts {
 		edges[i] = func() (string, error) { return o.mountKey(n, m) }
 	}
 	parts, err := side(edges)
@@ -40,7 +41,7 @@ func (o execOp) key(n *node, h cache.Hasher) error {
 	for i, p := range parts {
 		h.String(p)
 		if p != "" {
-			n.note("mount "+o.op.Mounts[i].Dest, p)
+			n.note("mount "+mounts[i].Dest, p)
 		}
 	}
 	return nil
@@ -66,7 +67,8 @@ func side[T any](calls []func() (T, error)) ([]T, error) {
 // canonical is the operation without what does not influence its result.
 func (o execOp) canonical() *pb.ExecOp {
 	op := o.op.CloneVT()
-	op.Meta.ProxyEnv = nil
+	op.Meta.ProxyEnv, op.Meta.CgroupParent, op.Meta.Ulimit = nil, "", nil
+	op.Mounts = slices.DeleteFunc(op.Mounts, isShm)
 	for _, m := range op.Mounts {
 		m.Input = min(m.Input, 0) // identified by content or key, not by position
 		if m.CacheOpt != nil {
@@ -129,8 +131,9 @@ func (o execOp) run(n *node) ([]*Tree, bool, error) {
 		}
 	}
 	var outs []*Tree
+	s := &step{n: n, op: o.op, trees: trees}
 	err = n.run(func() (err error) {
-		outs, err = (&step{n: n, op: o.op, trees: trees}).run(n.b.ctx)
+		outs, err = s.run(n.b.ctx)
 		return err
 	})
 	if err != nil {
@@ -140,6 +143,10 @@ func (o execOp) run(n *node) ([]*Tree, bool, error) {
 		if err := n.compare(known, outs); err != nil {
 			return nil, false, err
 		}
+	}
+	if s.ranOut { // with more memory it might have left something else
+		n.event.warn(fmt.Sprintf("%s: a process ran out of the memory %s, though the step succeeded; its result is not cached", n.v.Name, s.memoryLimit()))
+		return outs, false, nil
 	}
 	return outs, false, n.record(k, outs)
 }
@@ -228,13 +235,16 @@ func destination(op *pb.ExecOp, m *pb.Mount) string {
 type ExitError struct {
 	Args []string
 	Code int
-	OOM  bool
+	// OOM tells that the kernel ended a process because memory ran out;
+	// MemoryLimit is for people, such as "limit of 64 MiB".
+	OOM         bool
+	MemoryLimit string
 }
 
 func (e *ExitError) Error() string {
 	s := fmt.Sprintf("process %q did not complete successfully: exit code: %d", strings.Join(e.Args, " "), e.Code)
 	if e.OOM {
-		s += ": the kernel ended it because memory ran out"
+		s += ": the step ran out of its memory " + e.MemoryLimit
 	}
 	return s
 }

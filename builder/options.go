@@ -7,6 +7,7 @@ import (
 	gateway "github.com/moby/buildkit/frontend/gateway/client"
 	digest "github.com/opencontainers/go-digest"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"bk.build/bk/layout/layer"
 	regconf "bk.build/bk/layout/remote/hosts"
@@ -64,6 +65,13 @@ type Options struct {
 	// Runtime is the absolute path of an OCI runtime that runs the steps, such
 	// as runc; empty: bk itself does.
 	Runtime string
+	// Resources are the limits of each RUN step; what the frontend asks for in
+	// a step's own name wins. They are not part of cache keys. One that cannot
+	// be applied fails the step, or with LimitsBestEffort is warned of.
+	Resources        specs.LinuxResources
+	LimitsBestEffort bool
+	// StepTimeout is how long one RUN step may take; 0: as long as it wants.
+	StepTimeout time.Duration
 	// Emulators are directories searched for qemu-ARCH-static before PATH.
 	Emulators []string
 }

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -11,6 +12,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"bk.build/bk/runner/cgroup"
 	"bk.build/bk/runner/child"
 	"bk.build/bk/runner/spec"
 )
@@ -144,7 +146,11 @@ func (b *planner) rlimits() error {
 		if n < 0 {
 			return fmt.Errorf("spec: unknown resource limit %q", r.Type)
 		}
-		if err := canRaise(n, r); err != nil {
+		most, err := canRaise(n, r)
+		if limit := (*cgroup.LimitError)(nil); errors.As(err, &limit) && b.c.Excuse != nil {
+			b.c.Excuse(limit)
+			r.Soft, r.Hard = min(r.Soft, most), most
+		} else if err != nil {
 			return err
 		}
 		limits = append(limits, child.Rlimit{Resource: uint64(n), Soft: r.Soft, Hard: r.Hard})
@@ -153,15 +159,20 @@ func (b *planner) rlimits() error {
 	return nil
 }
 
-// canRaise explains early what the kernel would answer with a bare EPERM.
-func canRaise(n int, r specs.POSIXRlimit) error {
+// canRaise explains early what the kernel would answer with a bare EPERM, and
+// returns what hard limit there may be. A capability that counts is one of the
+// machine's, not of a user namespace.
+func canRaise(n int, r specs.POSIXRlimit) (most uint64, err error) {
 	var now unix.Rlimit
 	if err := unix.Prlimit(0, n, nil, &now); err != nil {
-		return fmt.Errorf("get resource limit %s: %w", r.Type, err)
+		return 0, fmt.Errorf("get resource limit %s: %w", r.Type, err)
 	}
 	_, own, err := ownCapabilities()
-	if err != nil || r.Hard <= now.Max || own>>unix.CAP_SYS_RESOURCE&1 != 0 {
-		return err
+	if err != nil || r.Hard <= now.Max || own>>unix.CAP_SYS_RESOURCE&1 != 0 && initialUserNamespace() {
+		return now.Max, err
 	}
-	return fmt.Errorf("spec: hard limit %d of %s is above this process's own, %d: raise that, or run with CAP_SYS_RESOURCE", r.Hard, r.Type, now.Max)
+	return now.Max, &cgroup.LimitError{
+		Limit: r.Type, Value: strconv.FormatUint(r.Hard, 10),
+		Err: fmt.Errorf("the hard limit is above this process's own, %d: raise that, or run with CAP_SYS_RESOURCE", now.Max),
+	}
 }

@@ -62,6 +62,11 @@ func (e *env) build(ctx context.Context, plan *buildPlan) (err error) {
 	if err := plan.checkPlatforms(request); err != nil {
 		return err
 	}
+	if limit := plan.limits.timeout; limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, limit, &builder.TimeoutError{Build: true, Limit: limit})
+		defer cancel()
+	}
 	display, err := e.startProgress(plan.progress)
 	if err != nil {
 		return err
@@ -136,6 +141,9 @@ func (p *buildPlan) builderOptions(e *env, request *dockerfile.Request) (builder
 		DeviceDirs:         p.cdiDirs,
 		Runtime:            p.runtime,
 		Jobs:               p.jobs,
+		Resources:          p.limits.resources,
+		LimitsBestEffort:   p.limits.bestEffort,
+		StepTimeout:        p.limits.stepTimeout,
 		VerifyCache:        e.getenv("BK_CACHE_VERIFY") == "1",
 	}
 	for _, o := range p.outputs {

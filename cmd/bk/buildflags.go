@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
 
 	"bk.build/bk/builder"
@@ -22,15 +21,16 @@ import (
 
 // buildFlags are the flags of bk build as they were typed.
 type buildFlags struct {
-	file, target, call, network, shmSize   string
+	file, target, call, network            string
 	progress, iidFile, metadata, timestamp string
 
 	tags, buildArgs, contexts, labels, annotations, platforms []string
-	noCacheFilter, outputs, secrets, ssh, addHosts, ulimits   []string
+	noCacheFilter, outputs, secrets, ssh, addHosts            []string
 	insecure, allow, cdiDirs                                  []string
 	runtime                                                   string
 	check, noCache, pull, quiet, push                         bool
 	jobs                                                      int
+	limits                                                    limitFlags
 }
 
 // register declares the flags with the names and defaults of docker buildx
@@ -72,8 +72,7 @@ func (f *buildFlags) registerSteps(set *pflag.FlagSet) {
 	set.StringArrayVar(&f.cdiDirs, "cdi-spec-dir", nil, "look for the devices of RUN --device in `DIR` (default: /etc/cdi, /var/run/cdi, /etc/buildkit/cdi)")
 	set.StringVar(&f.runtime, "runtime", "", "run steps by another OCI runtime, a `NAME` such as runc, crun or runsc, or its path")
 	set.StringArrayVar(&f.addHosts, "add-host", nil, "add `HOST:IP` to the /etc/hosts of steps")
-	set.StringVar(&f.shmSize, "shm-size", "", "make /dev/shm of `SIZE`, such as 128m")
-	set.StringArrayVar(&f.ulimits, "ulimit", nil, "limit steps: `NAME=SOFT[:HARD]`")
+	f.limits.register(set)
 	set.IntVar(&f.jobs, "jobs", 0, "run at most `N` steps at a time (0: no limit)")
 	set.StringArrayVar(&f.insecure, "insecure-registry", nil, "reach `HOST[:PORT]` without TLS checks")
 }
@@ -90,6 +89,7 @@ type buildPlan struct {
 	cdiDirs  []string
 	runtime  string // absolute path
 	jobs     int
+	limits   stepLimits
 	// epoch bounds the times in the image; nil: they stay as they are. It is
 	// only a default when the user did not ask for it: the Dockerfile wins.
 	epoch        *time.Time
@@ -109,7 +109,7 @@ func (f *buildFlags) plan(ctx context.Context, e *env, contextDir string) (*buil
 	p.options = dockerfile.Options{
 		Context: contextDir, Target: f.target, Platforms: f.platforms,
 		NoCache: f.noCache, NoCacheFilter: f.noCacheFilter, Pull: f.pull,
-		AddHosts: f.addHosts, Network: f.network, Ulimits: f.ulimits,
+		AddHosts: f.addHosts, Network: f.network,
 	}
 	steps := []func(*env, *buildPlan) error{
 		f.planDisplay, f.planValues, f.planLimits, f.planRights, f.planOutputs, f.planEpoch,
@@ -192,22 +192,10 @@ func (f *buildFlags) planValues(e *env, p *buildPlan) (err error) {
 
 // planLimits checks the limits of RUN steps.
 func (f *buildFlags) planLimits(_ *env, p *buildPlan) error {
-	if f.shmSize != "" {
-		size, err := units.RAMInBytes(f.shmSize)
-		if err != nil || size <= 0 {
-			return fmt.Errorf("shm-size %q: want a size, such as 128m", f.shmSize)
-		}
-		p.options.ShmSize = size
-	}
-	for _, u := range f.ulimits {
-		if _, err := units.ParseUlimit(u); err != nil {
-			return fmt.Errorf("ulimit %q: %w", u, err)
-		}
-	}
 	if f.jobs < 0 {
 		return fmt.Errorf("jobs %d: must not be negative", f.jobs)
 	}
-	return nil
+	return f.limits.plan(p)
 }
 
 // planRights parses what steps may have beyond the default. Who runs the whole

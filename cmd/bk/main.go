@@ -26,6 +26,7 @@ const (
 	exitOK          = 0
 	exitFailed      = 1   // the build or the command failed; a check found warnings
 	exitUsage       = 2   // unknown flag, wrong argument
+	exitHungUp      = 129 // SIGHUP: the terminal is gone
 	exitInterrupted = 130 // SIGINT; SIGTERM: 143
 	exitTerminated  = 143
 )
@@ -115,18 +116,25 @@ type signalError struct{ sig os.Signal }
 func (s *signalError) Error() string { return "stopped by signal: " + s.sig.String() }
 
 func (s *signalError) code() int {
-	if s.sig == syscall.SIGTERM {
+	switch s.sig {
+	case syscall.SIGTERM:
 		return exitTerminated
+	case syscall.SIGHUP:
+		return exitHungUp
 	}
 	return exitInterrupted
 }
 
-// interruptible returns a context that the first SIGINT or SIGTERM cancels.
-// The second ends the process at once.
+// interruptible returns a context that the first SIGINT, SIGTERM or SIGHUP
+// cancels. The second ends the process at once. Who started it under nohup
+// wants it to go on without a terminal.
 func interruptible(parent context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(signals, syscall.SIGHUP)
+	}
 	go func() {
 		first := &signalError{}
 		for first.sig = range signals {

@@ -16,7 +16,7 @@ func newRoot(e *env) *cobra.Command {
 and moves images and artifacts between registries, layouts, archives and daemons.
 
 Exit codes: 0 done, 1 failed or a check found warnings, 2 wrong usage,
-130 interrupted (SIGINT), 143 terminated (SIGTERM).`,
+129 terminal lost (SIGHUP), 130 interrupted (SIGINT), 143 terminated (SIGTERM).`,
 		Example: `  bk build -t app .
   bk build --platform linux/amd64,linux/arm64 --push -t registry.example/app:v1 .
   bk copy --referrers registry.example/app:v1 oci:out:v1

@@ -17,7 +17,7 @@ import (
 // The first signal cancels what runs, and says so with the exit code of the
 // signal, whatever error the cancelled work ends with.
 func TestSignals(t *testing.T) {
-	for sig, code := range map[syscall.Signal]int{syscall.SIGINT: 130, syscall.SIGTERM: 143} {
+	for sig, code := range map[syscall.Signal]int{syscall.SIGINT: 130, syscall.SIGTERM: 143, syscall.SIGHUP: 129} {
 		ctx, stop := interruptible(t.Context())
 		if err := syscall.Kill(syscall.Getpid(), sig); err != nil {
 			t.Fatal(err)

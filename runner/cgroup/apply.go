@@ -137,9 +137,23 @@ func (g *Group) set(s setting) error {
 		return fmt.Errorf("the kernel has no %s", s.file)
 	}
 	if err != nil {
-		return fmt.Errorf("write %s: %w", filepath.Join(dir, s.file), cause(err))
+		return fmt.Errorf("write %s: %w%s", filepath.Join(dir, s.file), cause(err), g.hint(s, dir))
 	}
 	return nil
+}
+
+// hint says what would have been accepted, where that can be read.
+func (g *Group) hint(s setting, dir string) string {
+	if s.controller != "cpuset" {
+		return ""
+	}
+	name, _, _ := strings.Cut(strings.TrimPrefix(s.file, "cpuset."), ".")
+	for _, file := range []string{"cpuset.effective_" + name, s.file + ".effective"} {
+		if have := words(filepath.Join(filepath.Dir(dir), file)); len(have) == 1 {
+			return fmt.Sprintf(" (there are %s)", have[0])
+		}
+	}
+	return ""
 }
 
 // read returns a control file's value, or "".

@@ -3,6 +3,7 @@ package cgroup
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path"
 	"path/filepath"
@@ -28,7 +29,7 @@ type Own struct {
 	mu     sync.Mutex
 	host   *Host
 	prefix string // of all names
-	count  int
+	count  uint64 // starts anywhere: other Owns of this process count too
 	swept  map[string]bool   // directories
 	shared map[string]*Group // by device rules
 }
@@ -153,7 +154,7 @@ func (o *Own) open() (err error) {
 	if err != nil {
 		return fmt.Errorf("name a cgroup: %w", err)
 	}
-	o.prefix, o.swept = id.prefix(), map[string]bool{}
+	o.prefix, o.swept, o.count = id.prefix(), map[string]bool{}, rand.Uint64()>>24
 	for _, t := range o.host.hierarchies {
 		if owner, n, ok := parseName(path.Base(t.own)); ok && n == leafName && owner == id {
 			t.own = path.Dir(t.own) // an earlier Own moved this process
@@ -164,7 +165,7 @@ func (o *Own) open() (err error) {
 
 func (o *Own) name() string {
 	o.count++
-	return o.prefix + strconv.Itoa(o.count)
+	return o.prefix + strconv.FormatUint(o.count, 10)
 }
 
 // share returns the group for device rules. In version 2 a process is born
