@@ -14,13 +14,16 @@ const initialUserNamespace = 0xEFFFFFFD
 // TrustedXattrs reports whether this process can write attributes trusted.*,
 // which takes CAP_SYS_ADMIN in the first user namespace. Where it can't,
 // overlayfs keeps its notes in attributes user.overlay.*.
-func TrustedXattrs() bool {
+func TrustedXattrs() bool { return initialNamespace() && capable(unix.CAP_SYS_ADMIN) }
+
+// initialNamespace reports whether this process is in the first user namespace.
+func initialNamespace() bool {
 	info, err := os.Stat("/proc/self/ns/user")
 	if err != nil {
 		return false
 	}
 	st, ok := info.Sys().(*syscall.Stat_t)
-	return ok && st.Ino == initialUserNamespace && capable(unix.CAP_SYS_ADMIN)
+	return ok && st.Ino == initialUserNamespace
 }
 
 // capable reports whether a capability is in the effective set.
@@ -32,3 +35,7 @@ func capable(n int) bool {
 	}
 	return data[n/32].Effective>>(n%32)&1 != 0
 }
+
+// Privileged reports whether this process has root's rights over mounts, in
+// whichever user namespace it is.
+func Privileged() bool { return os.Geteuid() == 0 && capable(unix.CAP_SYS_ADMIN) }

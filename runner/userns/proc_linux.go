@@ -1,8 +1,12 @@
 package userns
 
 import (
+	"os"
+	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
+	"unsafe"
 )
 
 // ProcHidden reports whether something is mounted over parts of /proc, as
@@ -33,14 +37,60 @@ func ProcHidden() bool {
 func MountProc() error {
 	m := own()
 	return NewTrial(syscall.CLONE_NEWUSER|syscall.CLONE_NEWNS|syscall.CLONE_NEWPID).Private().
-		mount("proc", "/proc", "").Run(&m)
+		Mount("proc", "/proc", "").Run(&m)
 }
 
-// mount adds a mount of a new file system.
-func (t *Trial) mount(kind, dir, data string) *Trial {
+// Mount adds a mount of a new file system.
+func (t *Trial) Mount(kind, dir, data string) *Trial {
 	name := t.String(kind)
 	return t.Call("mount "+kind, syscall.SYS_MOUNT, name, t.String(dir), name, syscall.MS_NOSUID|syscall.MS_NODEV|syscall.MS_NOEXEC, t.String(data))
 }
 
 // own maps the ids that the process has.
 func own() Mapping { return Single(syscall.Geteuid(), syscall.Getegid()) }
+
+// IDMap tries to show a directory with other ids.
+func IDMap(dir string) error {
+	// A namespace lives as long as a process of it; this one waits for a byte
+	// that never comes.
+	t := NewTrial(syscall.CLONE_NEWUSER)
+	m := own()
+	if err := syscall.Pipe2(t.wait[:], syscall.O_CLOEXEC); err != nil {
+		return err
+	}
+	defer syscall.Close(t.wait[0])
+	defer syscall.Close(t.wait[1])
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	pid, err := t.fork()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+		_, _ = wait(pid)
+	}()
+	if err := m.apply(pid); err != nil {
+		return err
+	}
+	ns, err := os.Open("/proc/" + strconv.Itoa(pid) + "/ns/user")
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	attr := &[4]uint64{0: attrIDMap, 3: uint64(ns.Fd())}
+	here := ^uintptr(99) // AT_FDCWD
+	try := NewTrial(syscall.CLONE_NEWNS).Private()
+	return try.Keep("open_tree", sysOpenTree, here, try.String(dir), openTreeClone).
+		With("mount_setattr", sysMountSetattr, try.String(""), atEmptyPath, try.hold(unsafe.Pointer(attr)), unsafe.Sizeof(*attr)).
+		Run(nil)
+}
+
+const (
+	sysOpenTree     = 428
+	sysMountSetattr = 442
+
+	openTreeClone = 1
+	atEmptyPath   = 0x1000
+	attrIDMap     = 0x100000 // MOUNT_ATTR_IDMAP
+)

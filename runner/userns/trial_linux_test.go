@@ -20,10 +20,10 @@ func TestTrial(t *testing.T) {
 	needNamespaces(t)
 	m := Single(os.Geteuid(), os.Getegid())
 	trial := func() *Trial { return NewTrial(syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS) }
-	if err := trial().Private().mount("tmpfs", "/", "").Run(&m); err != nil {
+	if err := trial().Private().Mount("tmpfs", "/", "").Run(&m); err != nil {
 		t.Errorf("mount a tmpfs: %v", err)
 	}
-	err := trial().Private().mount("tmpfs", "/nowhere", "").Call("never reached", ^uintptr(0)).Run(&m)
+	err := trial().Private().Mount("tmpfs", "/nowhere", "").Call("never reached", ^uintptr(0)).Run(&m)
 	var f *Failure
 	if !errors.As(err, &f) || f.Op != "mount tmpfs" || f.Errno != syscall.ENOENT {
 		t.Errorf("mount on what isn't there: %v", err)
