@@ -72,6 +72,9 @@ type Options struct {
 	LimitsBestEffort bool
 	// StepTimeout is how long one RUN step may take; 0: as long as it wants.
 	StepTimeout time.Duration
+	// PlainCopy gives steps a copy of their files instead of an overlay of layers,
+	// for file systems and kernels that have none.
+	PlainCopy bool
 	// Emulators are directories searched for qemu-ARCH-static before PATH.
 	Emulators []string
 }

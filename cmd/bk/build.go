@@ -67,10 +67,14 @@ func (e *env) build(ctx context.Context, plan *buildPlan) (err error) {
 		ctx, cancel = context.WithTimeoutCause(ctx, limit, &builder.TimeoutError{Build: true, Limit: limit})
 		defer cancel()
 	}
+	if err := e.settleIsolation(plan); err != nil {
+		return err
+	}
 	display, err := e.startProgress(plan.progress)
 	if err != nil {
 		return err
 	}
+	plan.showIsolation(display)
 	answer, err := e.solve(ctx, plan, request, display)
 	display.close()
 	if err != nil {
@@ -140,12 +144,14 @@ func (p *buildPlan) builderOptions(e *env, request *dockerfile.Request) (builder
 		Allow:              p.allow,
 		DeviceDirs:         p.cdiDirs,
 		Runtime:            p.runtime,
+		Isolation:          p.isolation,
 		Jobs:               p.jobs,
 		Resources:          p.limits.resources,
 		LimitsBestEffort:   p.limits.bestEffort,
 		StepTimeout:        p.limits.stepTimeout,
 		VerifyCache:        e.getenv("BK_CACHE_VERIFY") == "1",
 	}
+	opts.PlainCopy = plainCopy(&opts)
 	for _, o := range p.outputs {
 		if o.isImage() {
 			opts.Pack = append(opts.Pack, o.packOptions(p.epoch))

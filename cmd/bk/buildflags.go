@@ -17,11 +17,13 @@ import (
 	"bk.build/bk/builder"
 	"bk.build/bk/builder/source"
 	"bk.build/bk/dockerfile"
+	"bk.build/bk/runner/host"
 )
 
 // buildFlags are the flags of bk build as they were typed.
 type buildFlags struct {
 	file, target, call, network            string
+	isolation, requireIsolation            string
 	progress, iidFile, metadata, timestamp string
 
 	tags, buildArgs, contexts, labels, annotations, platforms []string
@@ -68,6 +70,8 @@ func (f *buildFlags) registerSteps(set *pflag.FlagSet) {
 	set.StringArrayVar(&f.noCacheFilter, "no-cache-filter", nil, "run every step of `STAGE,...`")
 	set.BoolVar(&f.pull, "pull", false, "ask registries for newer base images")
 	set.StringVar(&f.network, "network", "default", "run steps in network `MODE` default, host or none")
+	set.StringVar(&f.isolation, "isolation", "", "isolate steps by `MODE` auto, root, rootless, single-id or chroot (default: $BK_ISOLATION, or auto)")
+	set.StringVar(&f.requireIsolation, "require-isolation", "", "fail unless steps get `MODE` or better: chroot < single-id < rootless = root")
 	set.StringArrayVar(&f.allow, "allow", nil, "let steps have a right: network.host, security.insecure or `device[=NAME]`")
 	set.StringArrayVar(&f.cdiDirs, "cdi-spec-dir", nil, "look for the devices of RUN --device in `DIR` (default: /etc/cdi, /var/run/cdi, /etc/buildkit/cdi)")
 	set.StringVar(&f.runtime, "runtime", "", "run steps by another OCI runtime, a `NAME` such as runc, crun or runsc, or its path")
@@ -90,6 +94,8 @@ type buildPlan struct {
 	runtime  string // absolute path
 	jobs     int
 	limits   stepLimits
+	// isolation is what was asked for, until the build settles it.
+	isolation, requireIsolation host.Isolation
 	// epoch bounds the times in the image; nil: they stay as they are. It is
 	// only a default when the user did not ask for it: the Dockerfile wins.
 	epoch        *time.Time
@@ -112,7 +118,7 @@ func (f *buildFlags) plan(ctx context.Context, e *env, contextDir string) (*buil
 		AddHosts: f.addHosts, Network: f.network,
 	}
 	steps := []func(*env, *buildPlan) error{
-		f.planDisplay, f.planValues, f.planLimits, f.planRights, f.planOutputs, f.planEpoch,
+		f.planDisplay, f.planValues, f.planLimits, f.planRights, f.planIsolation, f.planOutputs, f.planEpoch,
 	}
 	for _, step := range steps {
 		if err := step(e, p); err != nil {

@@ -49,22 +49,24 @@ func doctorTable(w io.Writer, r *host.Report) error {
 		fmt.Fprintf(t, "%s\t%s\t%s\n", c.Title, yesNo(c.OK), c.Detail)
 	}
 	fmt.Fprintln(t, "\t\t\nISOLATION\tALLOWED\tDETAIL")
-	better := true // than what is used
 	for _, m := range r.Modes {
-		state, detail := yesNo(m.OK), strings.Join(m.Missing, ", ")
-		if m.OK && m.Isolation == r.Isolation {
-			state, detail, better = "yes", "used", false
-		}
-		if detail != "" && detail != "used" {
-			detail = "needs " + detail
-		}
-		_ = better
-		fmt.Fprintf(t, "%s\t%s\t%s\n", m.Isolation, state, detail)
+		fmt.Fprintf(t, "%s\t%s\t%s\n", m.Isolation, yesNo(m.OK), modeDetail(m, r.Isolation))
 	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
 	return doctorAdvice(w, r)
+}
+
+// modeDetail says what an isolation lacks, or that it is the one.
+func modeDetail(m host.Mode, used host.Isolation) string {
+	switch {
+	case !m.OK:
+		return "needs " + strings.Join(m.Missing, ", ")
+	case m.Isolation == used:
+		return "used"
+	}
+	return ""
 }
 
 func yesNo(ok bool) string {
@@ -82,10 +84,7 @@ func doctorAdvice(w io.Writer, r *host.Report) error {
 	} else {
 		fmt.Fprintf(&b, "\nRUN steps run with isolation %s.\n", r.Isolation)
 	}
-	for _, c := range r.Checks {
-		if c.OK || len(c.Fix) == 0 {
-			continue
-		}
+	for _, c := range r.Advice() {
 		fmt.Fprintf(&b, "\nFor %s, one of:\n", c.Title)
 		for _, fix := range c.Fix {
 			fmt.Fprintf(&b, "  %s\n", fix)

@@ -29,6 +29,7 @@ type site struct {
 	dir  string   // the context, and the working directory of bk
 	root string   // the store
 	env  []string // added to the environment
+	user *account // who runs bk; nil: the user of the test
 }
 
 // newSite makes a context from a txtar archive.
@@ -81,6 +82,9 @@ func (s *site) command(args ...string) *exec.Cmd {
 	cmd.Dir = s.dir
 	cmd.Env = append(os.Environ(), "BK_ROOT="+s.root, "BUILDKIT_PROGRESS=rawjson", "SOURCE_DATE_EPOCH=", "NO_COLOR=1")
 	cmd.Env = append(cmd.Env, s.env...)
+	if s.user != nil {
+		s.user.become(cmd)
+	}
 	return cmd
 }
 

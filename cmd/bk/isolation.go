@@ -17,13 +17,19 @@ func (e *env) isolation(asked host.Isolation) (host.Isolation, error) {
 	switch {
 	case e.inside != "":
 		is = e.inside
+	case host.Privileged() && host.SingleUser():
+		is = host.SingleID // in a namespace that somebody made
 	case host.Privileged():
 		is = host.Root
 	}
 	if asked == "" || asked == is || asked == host.Chroot {
 		return orIsolation(asked, is), nil
 	}
-	return "", fmt.Errorf("isolation %s cannot be had here%s", asked, e.whyNot(asked))
+	r, err := e.probe()
+	if err != nil {
+		return "", err
+	}
+	return "", fmt.Errorf("isolation %s cannot be had here%s", asked, whyNot(r, asked))
 }
 
 func orIsolation(asked, is host.Isolation) host.Isolation {
@@ -38,17 +44,28 @@ func (e *env) require(is, required host.Isolation) error {
 	if required == "" || is.Satisfies(required) {
 		return nil
 	}
-	return fmt.Errorf("isolation %s is required, and steps would get %s%s", required, is, e.whyNot(required))
+	r, err := e.probe()
+	if err != nil {
+		return err
+	}
+	if e.inside == "" && r.Isolation != "" {
+		is = r.Isolation // not entered, since it is not enough
+	}
+	return fmt.Errorf("isolation %s is required, and steps would get %s%s", required, is, whyNot(r, required))
+}
+
+func (e *env) probe() (*host.Report, error) {
+	store, err := e.store()
+	if err != nil {
+		return nil, err
+	}
+	return host.Probe(host.Options{Store: store}), nil
 }
 
 // whyNot says what stands in the way of an isolation, and what would allow it.
-func (e *env) whyNot(i host.Isolation) string {
-	store, err := e.store()
-	if err != nil {
-		return ""
-	}
+func whyNot(r *host.Report, i host.Isolation) string {
 	var b strings.Builder
-	for _, c := range host.Probe(host.Options{Store: store}).Why(i) {
+	for _, c := range r.Why(i) {
 		fmt.Fprintf(&b, ": %s: %s", c.Title, c.Detail)
 		if len(c.Fix) > 0 {
 			fmt.Fprintf(&b, "; one of these allows it: %s", strings.Join(c.Fix, "; "))
@@ -88,8 +105,11 @@ func (p *buildPlan) showIsolation(display *progress) {
 	_ = display.step("[internal] isolation: "+string(p.isolation), nil, func() error { return nil })
 }
 
-// overlayOptions says whether layers can be mounted in the store.
+// plainCopy reports whether layers cannot be mounted in the store.
 func plainCopy(opts *builder.Options) bool {
+	if opts.Isolation == host.Chroot {
+		return true
+	}
 	if err := os.MkdirAll(opts.Root, 0o700); err != nil {
 		return false // the build says so
 	}

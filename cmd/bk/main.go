@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"github.com/moby/buildkit/solver/errdefs"
 
@@ -125,6 +126,11 @@ func (s *signalError) code() int {
 	return exitInterrupted
 }
 
+// echo is how soon after a signal another one is the same one again: a terminal
+// and timeout(1) signal a whole process group, and the process that waits for a
+// bk in a user namespace passes on what it got.
+const echo = 100 * time.Millisecond
+
 // interruptible returns a context that the first SIGINT, SIGTERM or SIGHUP
 // cancels. The second ends the process at once. Who started it under nohup
 // wants it to go on without a terminal.
@@ -136,12 +142,14 @@ func interruptible(parent context.Context) (context.Context, func()) {
 		signal.Notify(signals, syscall.SIGHUP)
 	}
 	go func() {
-		first := &signalError{}
-		for first.sig = range signals {
-			if ctx.Err() != nil {
-				os.Exit(first.code())
+		var last time.Time
+		for sig := range signals {
+			now := time.Now()
+			if ctx.Err() != nil && now.Sub(last) > echo {
+				os.Exit((&signalError{sig}).code())
 			}
-			cancel(&signalError{first.sig})
+			last = now
+			cancel(&signalError{sig})
 		}
 	}()
 	return ctx, func() {

@@ -11,6 +11,7 @@ import (
 
 	"bk.build/bk/builder"
 	"bk.build/bk/layout/archive"
+	"bk.build/bk/runner/host"
 )
 
 // buildMetadata is the content of --metadata-file, with BuildKit's keys.
@@ -19,6 +20,8 @@ type buildMetadata struct {
 	Descriptor   *ocispecs.Descriptor `json:"containerimage.descriptor,omitempty"`
 	Digest       string               `json:"containerimage.digest,omitempty"`
 	Name         string               `json:"image.name,omitempty"` // separated by commas
+	// Isolation is how RUN steps were isolated.
+	Isolation host.Isolation `json:"bk.isolation"`
 }
 
 func newMetadata(done *built) buildMetadata {
@@ -47,6 +50,7 @@ func (m buildMetadata) imageID() string { return orDefault(m.ConfigDigest, m.Dig
 // reportBuild writes what was asked for beside the outputs.
 func (e *env) reportBuild(plan *buildPlan, done *built) error {
 	meta := newMetadata(done)
+	meta.Isolation = plan.isolation
 	if plan.metadata != "" {
 		text, err := json.MarshalIndent(meta, "", "  ")
 		if err != nil {

@@ -35,7 +35,7 @@ func (p *prober) overlay() Check {
 	t.Call("remove a file", unix.SYS_UNLINKAT, cwd, t.String(merged+"/file"), 0).
 		Call("remove a directory", unix.SYS_UNLINKAT, cwd, t.String(merged+"/dir"), unix.AT_REMOVEDIR).
 		Call("replace a directory", unix.SYS_MKDIRAT, cwd, t.String(merged+"/dir"), 0o755)
-	return found(c, t.Run(ids), detail, "a store on ext4, XFS or btrfs (--root DIR), such as an emptyDir volume; until then files are copied")
+	return p.tried(c, t.Run(ids), detail, "a store on ext4, XFS or btrfs (--root DIR), such as an emptyDir volume; until then files are copied")
 }
 
 // cwd is AT_FDCWD as an argument of a system call.

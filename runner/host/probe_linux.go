@@ -42,6 +42,7 @@ func (p *prober) all() {
 	p.ids = userns.Single(os.Geteuid(), os.Getegid())
 	p.add(Check{ID: "process", Title: "this process", OK: true, Detail: p.place.String()})
 	p.add(p.mounts())
+	p.add(p.ownIDs())
 	p.add(p.namespaces())
 	p.add(p.subordinate())
 	p.add(p.proc())
@@ -66,9 +67,19 @@ func (p *prober) add(c Check) { p.report.Checks = append(p.report.Checks, c) }
 func found(c Check, err error, detail string, fix ...string) Check {
 	c.OK, c.Detail = err == nil, detail
 	if err != nil {
-		c.Detail, c.Fix = err.Error(), fix
+		c.Detail, c.Fix = strings.ReplaceAll(err.Error(), "\n", "; "), fix
 	}
 	return c
+}
+
+// tried is found for a try in a process of base: without such a process there is
+// nothing to say.
+func (p *prober) tried(c Check, err error, detail string, fix ...string) Check {
+	if err != nil && !p.place.admin && !p.nested {
+		c.Detail = "needs user namespaces"
+		return c
+	}
+	return found(c, err, detail, fix...)
 }
 
 const newUser = syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS
@@ -86,11 +97,23 @@ func (p *prober) mounts() Check {
 	c := Check{ID: "mounts", Title: "root's mounts"}
 	if !p.place.admin {
 		return found(c, errors.New("CAP_SYS_ADMIN is missing"), "", p.fixes(fix{
-			command: "sudo bk build", pod: "securityContext.privileged: true", docker: "--privileged"})...)
+			command: "sudo bk build",
+			pod:     "hostUsers: false with securityContext.capabilities.add: [SYS_ADMIN], or securityContext.privileged: true",
+			docker:  "--privileged"})...)
 	}
 	err := userns.NewTrial(syscall.CLONE_NEWNS|syscall.CLONE_NEWPID).Private().Mount("tmpfs", "/", "").Run(nil)
 	return found(c, err, "", p.fixes(fix{
 		command: "", pod: "securityContext.appArmorProfile.type: Unconfined", docker: "--security-opt apparmor=unconfined"})...)
+}
+
+// ownIDs counts the ids that this process can give to files.
+func (p *prober) ownIDs() Check {
+	m, err := userns.Whole()
+	n := userns.Size(m.UIDs)
+	if err == nil && n <= 1 {
+		err = errors.New("this process has no id but its own")
+	}
+	return found(Check{ID: "ids", Title: "ids of its own"}, err, fmt.Sprint(n), p.fixes(fix{pod: "hostUsers: false", docker: "leave out --userns"})...)
 }
 
 // namespaces tries a user namespace.
@@ -171,6 +194,9 @@ func (p *prober) subordinate() Check {
 // wholeMap tries what root without other rights may do: map all ids.
 func (p *prober) wholeMap(c Check) Check {
 	m, err := userns.Whole()
+	if err == nil && userns.Size(m.UIDs) <= 1 {
+		err = errors.New("this process has no id but its own")
+	}
 	if err == nil && p.nested {
 		err = userns.NewTrial(newUser).Private().Run(&m)
 	}
@@ -251,7 +277,7 @@ func (p *prober) proc() Check {
 	if err != nil && userns.ProcHidden() {
 		err = fmt.Errorf("%w: parts of this process's own /proc are hidden or read-only", err)
 	}
-	return found(c, err, "", p.fixes(fix{
+	return p.tried(c, err, "", p.fixes(fix{
 		pod:    "securityContext.procMount: Unmasked (with hostUsers: false)",
 		docker: "--security-opt systempaths=unconfined"})...)
 }
@@ -259,7 +285,7 @@ func (p *prober) proc() Check {
 func (p *prober) sysfs() Check {
 	flags, ids := p.base()
 	err := userns.NewTrial(flags|syscall.CLONE_NEWNET).Private().Mount("sysfs", "/sys", "").Run(ids)
-	return found(Check{ID: "sysfs", Title: "a new /sys"}, err, "")
+	return p.tried(Check{ID: "sysfs", Title: "a new /sys"}, err, "")
 }
 
 // newAPI tries fsopen and what follows it.
@@ -269,12 +295,15 @@ func (p *prober) newAPI() Check {
 	t.Keep("fsopen", unix.SYS_FSOPEN, t.String("tmpfs"), 0).
 		With("fsconfig", unix.SYS_FSCONFIG, unix.FSCONFIG_CMD_CREATE, 0, 0, 0).
 		With("fsmount", unix.SYS_FSMOUNT, 0, 0)
-	return found(Check{ID: "mount-api", Title: "new mount API"}, t.Run(ids), "", "Linux 5.12 or later, and a seccomp profile that allows fsopen(2)")
+	return p.tried(Check{ID: "mount-api", Title: "new mount API"}, t.Run(ids), "", "Linux 5.12 or later, and a seccomp profile that allows fsopen(2)")
 }
 
 // binfmt tries a binfmt_misc that belongs to a user namespace.
 func (p *prober) binfmt() Check {
 	err := userns.NewTrial(newUser).Private().Mount("binfmt_misc", "/", "").Run(&p.ids)
+	if err != nil && !p.nested {
+		err = errors.New("needs user namespaces")
+	}
 	return found(Check{ID: "binfmt", Title: "binfmt_misc in a namespace"}, err, "",
 		"Linux 6.7 or later; or handlers of the host: apt-get install qemu-user-static binfmt-support")
 }
@@ -317,7 +346,10 @@ func cgroups() Check {
 	if !c.OK {
 		c.Detail = string(h.Mode())
 		if why != nil {
-			c.Detail += ": " + why.Error()
+			first, _, more := strings.Cut(why.Error(), "\n")
+			if c.Detail += ": " + first; more {
+				c.Detail += " (and others)"
+			}
 		}
 		c.Fix = []string{"systemd-run --user --scope -p Delegate=yes bk build ..."}
 	}
@@ -367,6 +399,9 @@ func (p *prober) changeRoot() Check {
 
 func (p *prober) idmap() Check {
 	c := Check{ID: "idmapped-mounts", Title: "idmapped mounts"}
+	if !p.place.admin {
+		return found(c, errors.New("CAP_SYS_ADMIN is missing"), "")
+	}
 	dir, done, err := p.scratch()
 	if err == nil {
 		defer done()
@@ -392,7 +427,7 @@ func (p *prober) reflink() Check {
 			err = unix.IoctlFileClone(int(b.Fd()), int(a.Fd()))
 		}
 	}
-	return found(c, err, "", "a store on XFS or btrfs")
+	return found(c, err, "")
 }
 
 // lowDisk is what a store should have free, in bytes.
@@ -437,37 +472,22 @@ type fix struct{ command, pod, docker string }
 
 func (p *prober) fixes(f fix) []string {
 	var list []string
-	add := func(s string) {
+	add := func(prefix, s string) {
 		if s != "" {
-			list = append(list, s)
+			list = append(list, prefix+s)
 		}
 	}
-	switch p.place.container {
+	add("", f.command)
+	switch c := p.place.container; c {
 	case "kubernetes":
-		add(pod(f.pod))
+		add("pod: ", f.pod)
 	case "docker", "podman":
-		add(p.place.container + " run " + f.docker)
-	case "":
-		add(f.command)
+		add(c+": ", f.docker)
 	default:
-		add(pod(f.pod))
-		if f.docker != "" {
-			add("docker run " + f.docker)
-		}
-	}
-	if len(list) == 0 && f.command == "" && p.place.container == "" && p.place.filtered {
-		// A container that left no mark.
-		add(pod(f.pod))
-		if f.docker != "" {
-			add("docker run " + f.docker)
+		if c != "" || p.place.filtered { // a container that left no mark of its own
+			add("pod: ", f.pod)
+			add("docker: ", f.docker)
 		}
 	}
 	return list
-}
-
-func pod(field string) string {
-	if field == "" {
-		return ""
-	}
-	return "pod: " + field
 }

@@ -14,5 +14,8 @@ func Probe(Options) *Report {
 // Overlay reports false: only Linux mounts layers over each other.
 func Overlay(string) bool { return false }
 
+// SingleUser reports false.
+func SingleUser() bool { return false }
+
 // Privileged reports false.
 func Privileged() bool { return false }

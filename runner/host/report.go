@@ -54,13 +54,17 @@ func (r *Report) check(id string) *Check {
 // settle decides which isolations can be had.
 func (r *Report) settle() {
 	r.Overlay = r.check("overlay").OK
+	single := []string{"user-namespaces", "proc", "user-notification"}
+	if r.check("mounts").OK {
+		single = single[1:] // it is in such a namespace, or needs none
+	}
 	for _, m := range []struct {
 		isolation Isolation
 		needs     []string
 	}{
-		{Root, []string{"mounts", "proc"}},
+		{Root, []string{"mounts", "ids", "proc"}},
 		{Rootless, []string{"user-namespaces", "subordinate-ids", "proc"}},
-		{SingleID, []string{"user-namespaces", "proc", "user-notification"}},
+		{SingleID, single},
 		{Chroot, []string{"change-root"}},
 	} {
 		mode := Mode{Isolation: m.isolation, OK: true}
@@ -87,6 +91,27 @@ func (r *Report) Why(i Isolation) []Check {
 		}
 		for _, id := range m.Missing {
 			list = append(list, *r.check(id))
+		}
+	}
+	return list
+}
+
+// Advice returns the findings that are worth a change: those that stand in the
+// way of a stronger isolation, and of what builds are slower or weaker without.
+func (r *Report) Advice() []Check {
+	ids := map[string]bool{"overlay": true, "emulators": true, "cgroups": true, "landlock": r.Isolation == Chroot, "disk": true}
+	for _, m := range r.Modes {
+		if r.Isolation.Satisfies(m.Isolation) {
+			continue
+		}
+		for _, id := range m.Missing {
+			ids[id] = true
+		}
+	}
+	var list []Check
+	for _, c := range r.Checks {
+		if !c.OK && ids[c.ID] && len(c.Fix) > 0 {
+			list = append(list, c)
 		}
 	}
 	return list

@@ -31,33 +31,45 @@ func needs(command string) bool {
 	return false
 }
 
-// wanted returns the isolation that a command line asks for, and whether its
-// command is one that is isolated at all.
-func wanted(args []string, getenv func(string) string) (isolation string, ok bool) {
+// request is what a command line asks for.
+type request struct {
+	isolation string
+	// all says that one id is not enough: --require-isolation wants more.
+	all bool
+	// ok: the command is one that is isolated, in a namespace.
+	ok bool
+}
+
+// wanted reads a command line.
+func wanted(args []string, getenv func(string) string) (r request) {
 	command := ""
 	for i := 0; i < len(args) && args[i] != "--"; i++ {
 		flag, value, joined := strings.Cut(args[i], "=")
 		switch {
-		case flag == "--root" || flag == "--isolation":
+		case flag == "--root" || flag == "--isolation" || flag == "--require-isolation":
 			if !joined && i+1 < len(args) {
 				i++
 				value = args[i]
 			}
-			if flag == "--isolation" {
-				isolation = value
+			switch flag {
+			case "--isolation":
+				r.isolation = value
+			case "--require-isolation":
+				r.all = value == rootless || value == "root"
 			}
 		case command == "" && !strings.HasPrefix(flag, "-"):
 			command = args[i]
 		}
 	}
-	if isolation == "" {
-		isolation = getenv("BK_ISOLATION")
+	if r.isolation == "" {
+		r.isolation = getenv("BK_ISOLATION")
 	}
-	switch isolation {
-	case "", "auto":
-		return auto, needs(command)
-	case rootless, singleID:
-		return isolation, needs(command)
+	if r.isolation == "auto" {
+		r.isolation = auto
 	}
-	return isolation, false
+	switch r.isolation {
+	case auto, rootless, singleID:
+		r.ok = needs(command)
+	}
+	return r
 }

@@ -13,11 +13,11 @@ func init() {
 	if _, inside := os.LookupEnv(variable); inside {
 		return
 	}
-	isolation, ok := wanted(os.Args[1:], os.Getenv)
-	if !ok || rooted() {
+	r := wanted(os.Args[1:], os.Getenv)
+	if !r.ok || r.isolation == auto && rooted() {
 		return
 	}
-	if code, ok := enter(isolation); ok {
+	if code, ok := enter(r); ok {
 		os.Exit(code) //nolint:forbidigo // this process was the other one's shell
 	}
 }
@@ -48,18 +48,18 @@ func has(caps ...uint) bool {
 
 // enter runs the program in the best namespace that can be had; false when there
 // is none.
-func enter(isolation string) (code int, ok bool) {
+func enter(r request) (code int, ok bool) {
 	if userns.ProcHidden() && userns.MountProc() != nil {
 		return 0, false // no container could have a /proc
 	}
-	if isolation != singleID {
+	if r.isolation != singleID {
 		m, err := Mapping()
 		if err == nil {
 			if code, err = userns.Enter(m, environment(rootless)); err == nil {
 				return code, true
 			}
 		}
-		if isolation == rootless || os.Geteuid() == 0 {
+		if r.isolation == rootless || r.all || os.Geteuid() == 0 {
 			return 0, false
 		}
 	}

@@ -10,29 +10,30 @@ import (
 func TestWanted(t *testing.T) {
 	tests := []struct {
 		line, variable string
-		isolation      string
-		ok             bool
+		want           request
 	}{
-		{"build .", "", "", true},
-		{"--root /r b .", "", "", true},
-		{"--root=/r cache prune", "", "", true},
-		{"run app", "", "", true},
-		{"image ls", "", "", false},
-		{"--root build", "", "", false},
-		{"", "", "", false},
-		{"build --isolation=root .", "", "root", false},
-		{"build --isolation rootless --isolation single-id .", "root", "single-id", true},
-		{"build .", "rootless", "rootless", true},
-		{"build .", "chroot", "chroot", false},
-		{"build --isolation auto .", "chroot", "", true},
-		{"build --isolation nonsense .", "", "nonsense", false},
-		{"build --isolation", "", "", true},
-		{"run -- app --isolation=root", "", "", true},
+		{"build .", "", request{ok: true}},
+		{"--root /r b .", "", request{ok: true}},
+		{"--root=/r cache prune", "", request{ok: true}},
+		{"run app", "", request{ok: true}},
+		{"image ls", "", request{}},
+		{"--root build", "", request{}},
+		{"", "", request{}},
+		{"build --isolation=root .", "", request{isolation: "root"}},
+		{"build --isolation rootless --isolation single-id .", "root", request{isolation: "single-id", ok: true}},
+		{"build .", "rootless", request{isolation: "rootless", ok: true}},
+		{"build .", "chroot", request{isolation: "chroot"}},
+		{"build --isolation auto .", "chroot", request{ok: true}},
+		{"build --isolation nonsense .", "", request{isolation: "nonsense"}},
+		{"build --isolation", "", request{ok: true}},
+		{"build --require-isolation=rootless .", "", request{all: true, ok: true}},
+		{"build --require-isolation single-id .", "", request{ok: true}},
+		{"run -- app --isolation=root", "", request{ok: true}},
 	}
 	for _, tt := range tests {
 		getenv := func(name string) string { return map[string]string{"BK_ISOLATION": tt.variable}[name] }
-		if isolation, ok := wanted(strings.Fields(tt.line), getenv); isolation != tt.isolation || ok != tt.ok {
-			t.Errorf("bk %s: %q, %t; want %q, %t", tt.line, isolation, ok, tt.isolation, tt.ok)
+		if got := wanted(strings.Fields(tt.line), getenv); got != tt.want {
+			t.Errorf("bk %s: %+v, want %+v", tt.line, got, tt.want)
 		}
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"bk.build/bk/runner/userns"
 )
 
 // initialUserNamespace is the inode of the first user namespace in nsfs, which
@@ -34,6 +36,13 @@ func capable(n int) bool {
 		return false
 	}
 	return data[n/32].Effective>>(n%32)&1 != 0
+}
+
+// SingleUser reports whether this process has no user id but its own, whatever
+// its rights are.
+func SingleUser() bool {
+	m, err := userns.Whole()
+	return err == nil && userns.Size(m.UIDs) == 1
 }
 
 // Privileged reports whether this process has root's rights over mounts, in
