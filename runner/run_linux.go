@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bk.build/bk/runner/child"
+	"bk.build/bk/runner/host"
 )
 
 // Run starts the container, waits until its command ends, and returns how. It
@@ -26,7 +27,10 @@ import (
 // container is left, and its output has been written.
 func Run(ctx context.Context, c Container) (Status, error) {
 	start := run
-	if c.Runtime != "" {
+	switch {
+	case c.Isolation == host.Chroot:
+		start = runChroot
+	case c.Runtime != "":
 		start = runExternal
 	}
 	status, err := start(ctx, &c)
@@ -44,7 +48,17 @@ func run(ctx context.Context, c *Container) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	confined, err := plan.confine()
+	return plan.execute(ctx)
+}
+
+// execute runs the planned container.
+func (b *planner) execute(ctx context.Context) (Status, error) {
+	c := b.c
+	confine := b.confine
+	if l := c.Spec.Linux; b.jailed() && l.Resources == nil && l.CgroupsPath == "" {
+		confine = func() (*confined, error) { return new(confined), nil }
+	}
+	confined, err := confine()
 	if err != nil {
 		return Status{}, err
 	}
@@ -52,7 +66,7 @@ func run(ctx context.Context, c *Container) (Status, error) {
 	if err != nil {
 		return Status{}, errors.Join(err, confined.close())
 	}
-	p := &process{plan: plan, confined: confined, grace: c.Grace, signals: c.Signals, sent: make(chan struct{})}
+	p := &process{plan: b, confined: confined, grace: c.Grace, signals: c.Signals, sent: make(chan struct{})}
 	status, err := p.run(ctx, streams)
 	status.OOM = confined.ranOut()
 	if errClose := confined.close(); err == nil && errClose != nil {
@@ -139,21 +153,24 @@ func (p *process) start(s *streams) error {
 		defer f.Close()
 		files = append(files, f)
 	}
-	exe, err := ownExecutable(files)
+	if p.plan.jailed() {
+		err = p.startJailed(files)
+	} else {
+		err = p.clone(files)
+	}
 	if err != nil {
 		p.control.Close()
-		return err
 	}
-	defer exe.Close()
-	if err := p.clone(exe, files); err != nil {
-		p.control.Close()
-		return err
-	}
-	return nil
+	return err
 }
 
 // clone starts the child in its namespaces and its cgroup.
-func (p *process) clone(exe *os.File, files []*os.File) error {
+func (p *process) clone(files []*os.File) error {
+	exe, err := ownExecutable(files)
+	if err != nil {
+		return err
+	}
+	defer exe.Close()
 	attr := &os.ProcAttr{
 		Env:   childEnvironment(),
 		Files: files,
@@ -300,7 +317,7 @@ func (p *process) watch(ctx context.Context, done <-chan struct{}) {
 	select {
 	case <-p.sent: // signals go behind the plan
 	case <-ctx.Done():
-		_ = p.os.Kill()
+		p.kill()
 	case <-done:
 	}
 	signals, end := p.signals, ctx.Done()
@@ -324,7 +341,7 @@ func (p *process) watch(ctx context.Context, done <-chan struct{}) {
 			defer timer.Stop()
 			kill = timer.C
 		case <-kill:
-			_ = p.os.Kill() // the process may be gone already
+			p.kill()
 		}
 	}
 }

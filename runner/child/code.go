@@ -112,6 +112,7 @@ func (c *coder) plan(p *Plan) {
 	c.flag(&p.RootNodev)
 	c.str(&p.Emulator)
 	c.process(&p.Process)
+	c.jail(&p.Jail)
 }
 
 func (c *coder) overlay(o *Overlay) {

@@ -23,17 +23,25 @@ func run() int {
 		syscall.Write(2, []byte(Marker+" is set, but descriptor 3 is not a runner; unset it\n"))
 		return exitRefused
 	}
+	if p.Jail.Root != "" {
+		return runJail(p)
+	}
 	pid, err := start(p)
 	if err != nil {
-		f, ok := err.(*failure)
-		if !ok {
-			f = &failure{"start the container", errnoOf(err)}
-		}
-		report(ReportFailure, uint32(f.errno), f.op)
-		return exitRefused
+		return refuse(err)
 	}
 	go forwardSignals(pid)
 	return reap(pid)
+}
+
+// refuse reports that the container could not be started.
+func refuse(err error) int {
+	f, ok := err.(*failure)
+	if !ok {
+		f = &failure{"start the container", errnoOf(err)}
+	}
+	report(ReportFailure, uint32(f.errno), f.op)
+	return exitRefused
 }
 
 // readPlan reads the plan from the control socket.

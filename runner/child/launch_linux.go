@@ -31,6 +31,7 @@ type step struct {
 	argv   []*byte
 	envv   []*byte
 	failed []byte // the frame of a failed execve
+	rules  int    // of a jail's Landlock; -1: none
 	// held keeps alive, and off the stack, what the calls point to.
 	held []unsafe.Pointer
 }
@@ -157,10 +158,12 @@ func (s *step) rights(p *Plan) {
 	if q.NoNewPrivs {
 		s.add("set no_new_privs", syscall.SYS_PRCTL, prSetNoNewPrivs, 1)
 		s.capabilities(q)
+		s.landlock(p)
 		s.filter(q)
 		return
 	}
 	// Without no_new_privs a filter needs CAP_SYS_ADMIN.
+	s.landlock(p)
 	s.filter(q)
 	s.capabilities(q)
 }

@@ -60,6 +60,10 @@ type Plan struct {
 
 	Emulator string // a binfmt_misc registration line, or empty
 	Process  Process
+
+	// Jail, when its Root is set, replaces all namespaces and mounts: of the
+	// fields above OOMScoreAdj and Process count.
+	Jail Jail
 }
 
 // Overlay is one tree of layers.
