@@ -17,13 +17,16 @@ import (
 // DirLayer returns the layer that is unpacked in the directory at dir, in
 // overlayfs's form: a character device 0/0 or an empty file with the attribute
 // overlay.whiteout removes a name, the attribute overlay.opaque hides a
-// directory's lower namesakes (both of the trusted and the user class).
+// directory's lower namesakes; see layer.OverlayPrefix.
 // Sockets, which no layer can hold, remove their name. The directory must not
 // change; nothing in it is followed or opened but regular files.
-func DirLayer(dir string) Layer { return Layer{&dirLayer{dir}} }
+func DirLayer(dir string) Layer { return Layer{&dirLayer{dir, layer.OverlayPrefix()}} }
 
 // dirLayer is the source of an unpacked directory.
-type dirLayer struct{ root string }
+type dirLayer struct {
+	root  string
+	notes string // how overlayfs's attributes begin
+}
 
 // open implements source.
 func (l *dirLayer) open(dir string) (dirReader, error) {
@@ -225,8 +228,7 @@ func (d *openDir) fillXattrs(ent *layer.Entry, name string) error {
 
 // setXattr takes one attribute. Those of overlayfs are its own notes.
 func (d *openDir) setXattr(ent *layer.Entry, key, value string) error {
-	note, ok := overlayNote(key)
-	if !ok {
+	if _, ok := overlayNote(key); !ok {
 		if !ofMachine(key) {
 			if ent.Xattrs == nil {
 				ent.Xattrs = map[string]string{}
@@ -235,7 +237,7 @@ func (d *openDir) setXattr(ent *layer.Entry, key, value string) error {
 		}
 		return nil
 	}
-	switch {
+	switch note, _ := strings.CutPrefix(key, d.layer.notes); {
 	case note == "opaque" && ent.Type == layer.Directory:
 		ent.Opaque = value == "y"
 	case note == "whiteout" && ent.Type == layer.Regular && ent.Size == 0 && d.xattrWhiteouts():
@@ -250,13 +252,9 @@ func (d *openDir) setXattr(ent *layer.Entry, key, value string) error {
 // xattrWhiteouts reports whether the directory says that it has whiteouts in
 // the form of attributes.
 func (d *openDir) xattrWhiteouts() bool {
-	for _, class := range overlayClasses {
-		var buf [2]byte
-		if n, err := unix.Fgetxattr(d.fd, class+"opaque", buf[:]); err == nil && string(buf[:n]) == "x" {
-			return true
-		}
-	}
-	return false
+	var buf [2]byte
+	n, err := unix.Fgetxattr(d.fd, d.layer.notes+"opaque", buf[:])
+	return err == nil && string(buf[:n]) == "x"
 }
 
 // listXattrs returns the names of a file's attributes, each ended by a zero

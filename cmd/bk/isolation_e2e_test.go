@@ -125,23 +125,12 @@ COPY --from=one /tmp/mine /
 // says how its steps were isolated.
 func TestRootlessIsTheSame(t *testing.T) {
 	a := newAccount(t, true)
-	build := func(s *site, args ...string) (digest string, isolation host.Isolation) {
-		s.build(append(args, "--timestamp=1000000000", "--metadata-file=../meta.json")...)
-		var meta struct {
-			Digest    string         `json:"containerimage.digest"`
-			Isolation host.Isolation `json:"bk.isolation"`
-		}
-		if err := json.Unmarshal([]byte(s.read("meta.json")), &meta); err != nil {
-			t.Fatal(err)
-		}
-		return meta.Digest, meta.Isolation
-	}
 	s := a.site(t, manyOwners, "busybox")
-	want, isolation := build(newSite(t, manyOwners), base(t, "busybox"), "--isolation=root")
+	want, isolation := newSite(t, manyOwners).isolated(base(t, "busybox"), "--isolation=root")
 	if isolation != host.Root {
 		t.Errorf("root's isolation is %q", isolation)
 	}
-	got, isolation := build(s, "--build-context=busybox=oci-layout://"+s.path("busybox"))
+	got, isolation := s.isolated("--build-context=busybox=oci-layout://" + s.path("busybox"))
 	if isolation != host.Rootless || got != want {
 		t.Errorf("isolation %q, digest %s, want %s", isolation, got, want)
 	}
@@ -150,8 +139,37 @@ func TestRootlessIsTheSame(t *testing.T) {
 	// else to it, and are not taken for its own.
 	asRoot := *s
 	asRoot.user = nil
-	if got, _ := build(&asRoot, "--build-context=busybox=oci-layout://"+s.path("busybox")); got != want {
+	if got, _ := asRoot.isolated("--build-context=busybox=oci-layout://" + s.path("busybox")); got != want {
 		t.Errorf("root, in the user's store: %s, want %s", got, want)
+	}
+}
+
+// isolated builds and returns the digest, and how steps were isolated.
+func (s *site) isolated(args ...string) (digest string, isolation host.Isolation) {
+	s.t.Helper()
+	s.build(append(args, "--timestamp=1000000000", "--metadata-file=../meta.json")...)
+	var meta struct {
+		Digest    string         `json:"containerimage.digest"`
+		Isolation host.Isolation `json:"bk.isolation"`
+	}
+	if err := json.Unmarshal([]byte(s.read("meta.json")), &meta); err != nil {
+		s.t.Fatal(err)
+	}
+	return meta.Digest, meta.Isolation
+}
+
+// Programs of another architecture run in a user's own namespace too, and leave
+// what they leave as root.
+func TestRootlessEmulated(t *testing.T) {
+	need(t, "qemu-aarch64-static")
+	a := newAccount(t, true)
+	text := "-- Dockerfile --\nFROM busybox\nRUN uname -m >/m && chown 1000:2000 /m && sh -c 'echo again >/n' && rm -r /home\n"
+	s := a.site(t, text, "busybox")
+	platforms := "--platform=linux/arm64,linux/amd64"
+	want, _ := newSite(t, text).isolated(base(t, "busybox"), platforms)
+	got, isolation := s.isolated("--build-context=busybox=oci-layout://"+s.path("busybox"), platforms)
+	if isolation != host.Rootless || got != want {
+		t.Errorf("isolation %q, digest %s, want %s", isolation, got, want)
 	}
 }
 

@@ -393,14 +393,9 @@ func (a *applier) finishDir(p string, s *dirState) error {
 	return a.openAttributes(fd, e, true)
 }
 
-// setOpaque marks the open directory fd: with the trusted xattr where that is
-// allowed, as overlayfs expects in that case, else with the user's.
+// setOpaque marks the open directory fd, as overlayfs expects it of this process.
 func setOpaque(fd int) error {
-	err := unix.Fsetxattr(fd, "trusted.overlay.opaque", []byte("y"), 0)
-	if errors.Is(err, unix.EPERM) {
-		err = unix.Fsetxattr(fd, "user.overlay.opaque", []byte("y"), 0)
-	}
-	if err != nil {
+	if err := unix.Fsetxattr(fd, OverlayPrefix()+"opaque", []byte("y"), 0); err != nil {
 		return fmt.Errorf("mark as opaque: %w", err)
 	}
 	return nil

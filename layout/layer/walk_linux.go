@@ -16,7 +16,7 @@ import (
 // Walk streams the unpacked layer in dir, its root directory (".") first.
 // Whiteouts are character devices 0/0, or empty files with the xattr
 // overlay.whiteout in a directory whose xattr overlay.opaque is "x"; opaque
-// directories have that xattr with "y" (of trusted. or user.). Files of one
+// directories have that xattr with "y"; see OverlayPrefix. Files of one
 // inode become one entry and hard links to it. Sockets are left out, and xattrs
 // that belong to the machine and not to the file (SELinux and Smack labels, EVM
 // signatures). Directories that overlayfs redirected and files whose data it
@@ -26,6 +26,7 @@ import (
 func Walk(dir string) Entries {
 	return func(yield func(*Entry, error) bool) {
 		w := walker{dir: dir, yield: yield, links: make(map[inode]string)}
+		w.xattrs.notes = OverlayPrefix()
 		if err := w.root(); err != nil && !errors.Is(err, errStopped) {
 			yield(nil, fmt.Errorf("walk layer %s: %w", dir, err))
 		}

@@ -11,6 +11,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// initialUserNamespace is the inode of the first user namespace in nsfs, which
+// has been the same since it has had one (PROC_USER_INIT_INO).
+const initialUserNamespace = 0xEFFFFFFD
+
+// OverlayPrefix returns how the names of the attributes begin in which overlayfs
+// keeps its notes on the layers that this process mounts: "trusted.overlay."
+// where the process may write such, with CAP_SYS_ADMIN in the first user
+// namespace, else "user.overlay.".
+func OverlayPrefix() string {
+	var st unix.Stat_t
+	if unix.Stat("/proc/self/ns/user", &st) != nil || st.Ino != initialUserNamespace {
+		return "user.overlay."
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if unix.Capget(&header, &data[0]) != nil || data[0].Effective>>unix.CAP_SYS_ADMIN&1 == 0 {
+		return "user.overlay."
+	}
+	return "trusted.overlay."
+}
+
 // xattrs is what Walk wants to know of a file's extended attributes.
 type xattrs struct {
 	kept     map[string]string
@@ -23,6 +44,7 @@ type xattrs struct {
 // xattrReader reads extended attributes with few system calls and few
 // allocations. It isn't safe for concurrent use.
 type xattrReader struct {
+	notes        string // see OverlayPrefix
 	names, value []byte
 	noListAt     bool // the kernel is older than listxattrat(2), Linux 6.13
 }
@@ -58,13 +80,14 @@ func (r *xattrReader) read(list func([]byte) (int, error), get func(string, []by
 		if err != nil {
 			return x, fmt.Errorf("get xattr %s: %w", name, err)
 		}
-		x.add(name, string(value))
+		r.add(&x, name, string(value))
 	}
 	return x, nil
 }
 
-// add notes one attribute.
-func (x *xattrs) add(name, value string) {
+// add notes one attribute. What another process's overlayfs would take for its
+// notes is nobody's here: a step may have written it.
+func (r *xattrReader) add(x *xattrs, name, value string) {
 	if !overlayXattr(name) {
 		if x.kept == nil {
 			x.kept = make(map[string]string)
@@ -72,7 +95,7 @@ func (x *xattrs) add(name, value string) {
 		x.kept[name] = canonicalXattr(name, value)
 		return
 	}
-	switch _, attr, _ := strings.Cut(name, ".overlay."); attr {
+	switch attr, _ := strings.CutPrefix(name, r.notes); attr {
 	case "opaque":
 		x.opaque = value
 	case "whiteout":

@@ -38,9 +38,42 @@ func mapIdentity(pid int) error {
 	}
 	defer syscall.Close(proc)
 	for _, file := range []string{"/uid_map", "/gid_map"} {
-		if err := writeProc(proc, itoa(pid)+file, "0 0 4294967295"); err != nil {
+		own, err := readProc(proc, "1"+file)
+		if err != nil {
+			return explain("read "+file[1:], err)
+		}
+		if err := writeProc(proc, itoa(pid)+file, identity(own)); err != nil {
 			return explain("write "+file[1:]+" of the step", err)
 		}
 	}
 	return nil
+}
+
+// identity turns the text of an id map, lines of "inside outside count", into
+// one that maps the ids inside to themselves.
+func identity(text string) string {
+	var out string
+	for text != "" {
+		var f [3]string
+		for i := range f {
+			f[i], text = word(text)
+		}
+		if f[2] != "" {
+			out += f[0] + " " + f[0] + " " + f[2] + "\n"
+		}
+	}
+	return out
+}
+
+// word cuts the next word off.
+func word(text string) (first, rest string) {
+	start := 0
+	for start < len(text) && (text[start] == ' ' || text[start] == '\n') {
+		start++
+	}
+	end := start
+	for end < len(text) && text[end] != ' ' && text[end] != '\n' {
+		end++
+	}
+	return text[start:end], text[end:]
 }

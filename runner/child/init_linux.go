@@ -197,6 +197,28 @@ func privateProc() (int, error) {
 	return proc, explain("mount proc", err)
 }
 
+// maxProc bounds what is read of a file of proc; an id map has at most 340 lines.
+const maxProc = 16 << 10
+
+// readProc reads a file of a private proc.
+func readProc(proc int, path string) (string, error) {
+	n, err := openat2(proc, path, syscall.O_RDONLY, resolveBeneath|resolveNoXdev|resolveNoSymlinks)
+	if err != nil {
+		return "", err
+	}
+	defer syscall.Close(n)
+	b := make([]byte, maxProc)
+	for size := 0; ; {
+		got, err := syscall.Read(n, b[size:])
+		if err != nil {
+			return "", err
+		}
+		if size += got; got == 0 || size == len(b) {
+			return string(b[:size]), nil
+		}
+	}
+}
+
 // writeProc writes a file of a private proc.
 func writeProc(proc int, path, value string) error {
 	n, err := openat2(proc, path, syscall.O_WRONLY, resolveBeneath|resolveNoXdev|resolveNoSymlinks)
