@@ -120,6 +120,9 @@ func (g *Group) set(s setting) error {
 	}
 	dir, _, err := g.dir(s.controller)
 	if err != nil {
+		if s.optional {
+			return nil // the limit that it belongs to tells
+		}
 		return err
 	}
 	for line := range strings.SplitSeq(s.value, "\n") {

@@ -20,6 +20,7 @@ const (
 	bpfMovReg   = 0xbc
 	bpfMovImm   = 0xb7
 	bpfJneImm   = 0x56 // if dst != imm, 32 bits
+	bpfJeqImm   = 0x16
 	bpfExit     = 0x95
 
 	regResult  = 0
@@ -77,7 +78,6 @@ func (p *policy) entry(id deviceID) []instruction {
 	if id.minor != wild {
 		code = append(code, instruction{code: bpfJneImm, dst: regMinor, imm: int32(id.minor)})
 	}
-	const bpfJeqImm = 0x16
 	test := instruction{code: bpfJneImm, dst: regScratch}
 	mask := all &^ p.except[id] // wanted beyond what is allowed?
 	if p.allow {

@@ -146,6 +146,9 @@ func exists(name string) bool {
 
 // kill sends SIGKILL; a process that is gone is no error.
 func kill(pid int) error {
+	if pid <= 1 || pid == os.Getpid() {
+		return fmt.Errorf("kill process %d: it is in a cgroup of a container", pid)
+	}
 	p, err := os.FindProcess(pid)
 	if err != nil {
 		return nil //nolint:nilerr // it is gone

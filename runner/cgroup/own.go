@@ -28,8 +28,8 @@ import (
 type Own struct {
 	mu     sync.Mutex
 	host   *Host
-	prefix string // of all names
-	count  uint64 // starts anywhere: other Owns of this process count too
+	prefix string            // of all names
+	count  uint64            // starts anywhere: other Owns of this process count too
 	swept  map[string]bool   // directories
 	shared map[string]*Group // by device rules
 }
@@ -432,7 +432,7 @@ func (o *Own) sweep(dir string) {
 	}
 	for _, e := range entries {
 		of, _, ok := parseName(e.Name())
-		if !ok || !e.IsDir() || of.space != self.space {
+		if !ok || !e.IsDir() || of.space != self.space || of == self {
 			continue
 		}
 		if now, err := o.host.identify(of.pid); err == nil && now == of || err != nil && !gone(err) {

@@ -82,8 +82,6 @@ func in(t testing.TB, g *Group, script string) (cmd *exec.Cmd, output func() str
 	return cmd, b.String
 }
 
-func ptr[T any](v T) *T { return &v }
-
 // Limits are in force for the processes of a group, and visible in it.
 func TestLimitsHold(t *testing.T) {
 	h := needHost(t)
