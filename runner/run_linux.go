@@ -363,6 +363,9 @@ func (p *process) outcome(ctx context.Context, state *os.ProcessState) (Status, 
 		return Status{}, p.reports.err
 	}
 	exit := p.reports.exit
+	if exit == nil && p.confined.ranOut() {
+		return Status{Code: 128 + int(syscall.SIGKILL), Signal: int(syscall.SIGKILL)}, nil
+	}
 	if exit == nil {
 		return Status{}, fmt.Errorf("its first process ended unexpectedly: %s", state)
 	}
