@@ -47,13 +47,11 @@ func TestCancel(t *testing.T) {
 			args := append([]string{"build", ".", base(t, "busybox"), "--target=stubborn", "--build-arg=MARK=" + mark, "-o", "../out"}, tt.flags...)
 			b := s.start(args...)
 			eventually(t, "the step", func() bool { return sleepers(mark) >= 4 })
-			code := 0
 			if tt.sig != 0 {
-				code = b.stop(tt.sig)
-			} else {
-				_ = b.Wait()
-				code = b.ProcessState.ExitCode()
+				_ = b.Process.Signal(tt.sig)
 			}
+			_ = b.Wait()
+			code := b.ProcessState.ExitCode()
 			if code != tt.code || !strings.Contains(b.output(), tt.text) {
 				t.Errorf("exit code %d, want %d; want %q in:\n%s", code, tt.code, tt.text, b.output())
 			}

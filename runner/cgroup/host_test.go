@@ -212,7 +212,7 @@ func full() *specs.LinuxResources {
 	weight := specs.LinuxWeightDevice{Weight: ptr(uint16(500))}
 	weight.Major = 8
 	return &specs.LinuxResources{
-		Memory: &specs.LinuxMemory{Limit: ptr(int64(1 << 20)), Swap: ptr(int64(3 << 20)), Reservation: ptr(int64(5)), Kernel: ptr(int64(7))},
+		Memory: &specs.LinuxMemory{Limit: ptr(int64(1 << 20)), Swap: ptr(int64(3 << 20)), Reservation: ptr(int64(5))},
 		CPU: &specs.LinuxCPU{Shares: ptr(uint64(1024)), Quota: ptr(int64(20000)), Period: ptr(uint64(50000)), Burst: ptr(uint64(10)),
 			Cpus: "0-1", Mems: "0"},
 		Pids: &specs.LinuxPids{Limit: ptr(int64(9))},
