@@ -144,6 +144,34 @@ func TestRootlessIsTheSame(t *testing.T) {
 	}
 }
 
+// A file capability that a step sets in a user namespace, which the kernel keeps
+// together with the namespace's root, is in the layer as root sets it.
+func TestRootlessFileCapabilities(t *testing.T) {
+	need(t, "setcap", "ldd")
+	a := newAccount(t, true)
+	setcap, err := exec.LookPath("setcap")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := "-- Dockerfile --\nFROM debian AS one\nCOPY --chmod=755 tool /tool/\n" +
+		"RUN LD_LIBRARY_PATH=/tool /tool/setcap cap_net_raw,cap_setuid=ep /bin/cat && chown 5:5 /bin/ls && LD_LIBRARY_PATH=/tool /tool/setcap cap_kill+i /bin/ls\n" +
+		"FROM debian\nCOPY --from=one /bin/cat /bin/ls /copied/\nRUN cp -p --preserve=xattr /copied/cat /again\n"
+	prepare := func(s *site) *site {
+		script := `mkdir tool; cp "$1" tool/setcap; for l in $(ldd "$1" | grep -o '/[^ ]*libcap[^ ]*'); do cp -L "$l" tool/; done`
+		cmd := command("sh", "-ec", script, "sh", setcap)
+		cmd.Dir = s.dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return s
+	}
+	s := prepare(a.site(t, text, "debian"))
+	want, _ := prepare(newSite(t, text)).isolated(base(t, "debian"))
+	if got, _ := s.isolated("--build-context=debian=oci-layout://" + s.path("debian")); got != want {
+		t.Errorf("digest %s, want %s", got, want)
+	}
+}
+
 // isolated builds and returns the digest, and how steps were isolated.
 func (s *site) isolated(args ...string) (digest string, isolation host.Isolation) {
 	s.t.Helper()

@@ -142,7 +142,7 @@ func (d *buildkitd) build(ctx context.Context, in *input) (string, error) {
 		args = append(args, "--no-cache")
 	}
 	args = append(args, in.grants()...)
-	return command(ctx, filepath.Join(d.tools, "buildctl"), nil, args...)
+	return command(ctx, nil, filepath.Join(d.tools, "buildctl"), nil, args...)
 }
 
 // grants are the flags for secrets and ssh, which both builders spell alike.
@@ -174,7 +174,10 @@ func withoutSyntax(dir string) (string, error) {
 }
 
 // bk is the builder to judge.
-type bk struct{ exe, root string }
+type bk struct {
+	exe, root string
+	become    func(*exec.Cmd) // makes the command another user's; nil: not
+}
 
 func (b *bk) build(ctx context.Context, in *input) (string, error) {
 	args := []string{"build", "--progress=plain", "-o", "type=oci,tar=false,dest=" + in.dest}
@@ -199,7 +202,7 @@ func (b *bk) build(ctx context.Context, in *input) (string, error) {
 	}
 	args = append(args, in.grants()...)
 	args = append(args, "-f", filepath.Join(in.context, "Dockerfile"), in.context)
-	return command(ctx, b.exe, []string{"BK_ROOT=" + b.root}, args...)
+	return command(ctx, b.become, b.exe, []string{"BK_ROOT=" + b.root}, args...)
 }
 
 // optionFlag spells a frontend option as a flag of bk.
@@ -223,12 +226,15 @@ func optionFlag(kv string) ([]string, error) {
 	return nil, fmt.Errorf("no flag of bk is known for the option %s", k)
 }
 
-func command(ctx context.Context, exe string, env []string, args ...string) (string, error) {
+func command(ctx context.Context, become func(*exec.Cmd), exe string, env []string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, buildLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, exe, args...)
 	cmd.Env = slices.Concat(os.Environ(), env)
 	cmd.WaitDelay = 5 * time.Second
+	if become != nil {
+		become(cmd)
+	}
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
