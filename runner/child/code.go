@@ -95,11 +95,15 @@ func list[T any](c *coder, v *[]T, item func(*T)) {
 }
 
 func (c *coder) plan(p *Plan) {
+	c.detached(&p.Detached)
+	list(c, &p.Joins, func(j *Join) { c.num(&j.FD); c.num(&j.Flag) })
 	c.flag(&p.CgroupNamespace)
 	c.str(&p.OOMScoreAdj)
 	c.flag(&p.Loopback)
 	c.str(&p.Hostname)
 	c.str(&p.Domainname)
+	c.num(&p.Propagation)
+	c.num(&p.RootPropagation)
 	list(c, &p.Trees, c.overlay)
 	c.overlay(&p.Root)
 	list(c, &p.Mounts, c.mount)
@@ -113,6 +117,39 @@ func (c *coder) plan(p *Plan) {
 	c.str(&p.Emulator)
 	c.process(&p.Process)
 	c.jail(&p.Jail)
+}
+
+func (c *coder) detached(p **Detached) {
+	there := *p != nil
+	c.flag(&there)
+	if !there {
+		return
+	}
+	if c.decode {
+		*p = new(Detached)
+	}
+	d := *p
+	c.num(&d.FDs)
+	c.flag(&d.Enter)
+	c.str(&d.RootPath)
+	c.flag(&d.Sync)
+	list(c, &d.CreateHooks, c.hook)
+	list(c, &d.StartHooks, c.hook)
+	c.str(&d.Creating)
+	c.str(&d.Created)
+	c.num(&d.Console)
+	c.num(&d.Rows)
+	c.num(&d.Columns)
+	c.num(&d.Gate)
+	c.num(&d.Inherit)
+	c.num(&d.InheritFrom)
+}
+
+func (c *coder) hook(h *Hook) {
+	c.str(&h.Path)
+	list(c, &h.Argv, c.str)
+	list(c, &h.Env, c.str)
+	c.num(&h.Timeout)
 }
 
 func (c *coder) overlay(o *Overlay) {
@@ -143,6 +180,9 @@ func (c *coder) mount(m *Mount) {
 	c.num(&m.Propagation)
 	c.flag(&m.Plain)
 	c.flag(&m.Late)
+	c.num(&m.IDMap)
+	c.flag(&m.IDMapAll)
+	c.flag(&m.CopyUp)
 }
 
 func (c *coder) device(d *Device) {
@@ -170,6 +210,15 @@ func (c *coder) process(p *Process) {
 	c.num(&p.Ambient)
 	c.num(&p.LastCap)
 	c.flag(&p.NoNewPrivs)
+	list(c, &p.Labels, func(l *Label) { c.str(&l.File); c.str(&l.Value) })
+	c.num(&p.Personality)
+	c.num(&p.IOPriority)
+	c.str(&p.Scheduler)
+	c.num(&p.MemoryMode)
+	list(c, &p.MemoryNodes, c.num)
+	list(c, &p.CPUs, c.num)
 	c.str(&p.Filter)
 	c.num(&p.FilterFlags)
+	c.num(&p.Listener)
+	c.str(&p.ListenerState)
 }

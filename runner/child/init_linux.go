@@ -26,6 +26,9 @@ func run() int {
 	if p.Jail.Root != "" {
 		return runJail(p)
 	}
+	if p.Detached != nil {
+		return refuse(detach(p))
+	}
 	pid, err := start(p)
 	if err != nil {
 		return refuse(err)
@@ -34,8 +37,12 @@ func run() int {
 	return reap(pid)
 }
 
-// refuse reports that the container could not be started.
+// refuse reports why there is no container.
 func refuse(err error) int {
+	if e, ok := err.(*execFailure); ok {
+		report(ReportExec, uint32(e.errno), "\x00\x00\x00\x00")
+		return exitRefused
+	}
 	f, ok := err.(*failure)
 	if !ok {
 		f = &failure{"start the container", errnoOf(err)}

@@ -18,8 +18,9 @@ type rawCall struct {
 	// frame is the report of its failure, with room for the errno; nil: a
 	// failure doesn't matter.
 	frame []byte
-	keep  bool // the result is kept, for the first argument
-	kept  bool // of a call with this mark
+	keep  bool   // the result is kept, for the first argument
+	store *int32 // and written here
+	kept  bool   // of a call with this mark
 }
 
 // step is the prepared work of the forked process.
@@ -32,6 +33,9 @@ type step struct {
 	envv   []*byte
 	failed []byte // the frame of a failed execve
 	rules  int    // of a jail's Landlock; -1: none
+	// inSession tells that this process, which leads a session already, becomes
+	// the command.
+	inSession bool
 	// held keeps alive, and off the stack, what the calls point to.
 	held []unsafe.Pointer
 }
@@ -138,7 +142,7 @@ func (s *step) add(op string, nr uintptr, args ...uintptr) *rawCall {
 // rights prepares the calls that turn root into the step's user.
 func (s *step) rights(p *Plan) {
 	q := &p.Process
-	s.add("start a session", syscall.SYS_SETSID)
+	s.session(p)
 	s.add("", syscall.SYS_KEYCTL, keyctlJoinSession, 0)
 	for i := range q.Rlimits {
 		r := &q.Rlimits[i]
@@ -151,9 +155,14 @@ func (s *step) rights(p *Plan) {
 			s.add("drop a capability from the bounding set", syscall.SYS_PRCTL, prCapbsetDrop, uintptr(c))
 		}
 	}
+	s.scheduling(q)
 	s.user(q)
 	s.dispositions()
-	s.add("close descriptors", sysCloseRange, 3, 1<<32-1, closeRangeCloexec)
+	first := uintptr(3)
+	if p.Detached != nil {
+		first += uintptr(p.Detached.Inherit)
+	}
+	s.add("close descriptors", sysCloseRange, first, 1<<32-1, closeRangeCloexec)
 	s.add("unblock signals", syscall.SYS_RT_SIGPROCMASK, 2, s.ref(unsafe.Pointer(&s.unmask)), 0, 8)
 	if q.NoNewPrivs {
 		s.add("set no_new_privs", syscall.SYS_PRCTL, prSetNoNewPrivs, 1)
@@ -166,6 +175,41 @@ func (s *step) rights(p *Plan) {
 	s.landlock(p)
 	s.filter(q)
 	s.capabilities(q)
+}
+
+// session makes the command the leader of a session, and gives it its terminal.
+func (s *step) session(p *Plan) {
+	if !s.inSession {
+		s.add("start a session", syscall.SYS_SETSID)
+	}
+	if p.Detached != nil && p.Detached.Console != 0 {
+		s.add("make the terminal the session's", syscall.SYS_IOCTL, 0, tiocsctty, 0)
+	}
+}
+
+// scheduling sets on what the command runs, and when, and in which memory.
+func (s *step) scheduling(q *Process) {
+	const process = 1 // IOPRIO_WHO_PROCESS
+	if q.Scheduler != "" {
+		s.add("set the scheduler", sysSchedSetattr, 0, s.cref(q.Scheduler), 0)
+	}
+	if len(q.CPUs) > 0 {
+		s.add("set the processors to run on", syscall.SYS_SCHED_SETAFFINITY, 0, uintptr(8*len(q.CPUs)), s.ref(unsafe.Pointer(&q.CPUs[0])))
+	}
+	if q.IOPriority != 0 {
+		s.add("set the priority of I/O", syscall.SYS_IOPRIO_SET, process, 0, uintptr(q.IOPriority-1))
+	}
+	if q.Personality != 0 {
+		s.add("set the personality", syscall.SYS_PERSONALITY, uintptr(q.Personality-1))
+	}
+	if q.MemoryMode == 0 {
+		return
+	}
+	var mask, bits uintptr
+	if len(q.MemoryNodes) > 0 {
+		mask, bits = s.ref(unsafe.Pointer(&q.MemoryNodes[0])), uintptr(64*len(q.MemoryNodes)+1)
+	}
+	s.add("set the policy of memory", syscall.SYS_SET_MEMPOLICY, uintptr(q.MemoryMode-1), mask, bits)
 }
 
 // dispositions gives every signal its default: what bk was told to ignore by
@@ -249,7 +293,33 @@ func (s *step) filter(q *Process) {
 		length uint16
 		code   *byte
 	}{uint16(len(code) / 8), &code[0]}
-	s.add("load the seccomp filter", sysSeccomp, seccompSetFilter, uintptr(q.FilterFlags), s.ref(unsafe.Pointer(prog)))
+	load := s.add("load the seccomp filter", sysSeccomp, seccompSetFilter, uintptr(q.FilterFlags), s.ref(unsafe.Pointer(prog)))
+	if q.Listener != 0 {
+		s.sendListener(q, load)
+	}
+}
+
+// sendListener sends the descriptor that loading a filter returns.
+func (s *step) sendListener(q *Process, load *rawCall) {
+	const rights = 1 // SCM_RIGHTS
+	control := &struct {
+		length      uintptr
+		level, kind int32
+		fd          int32
+		_           int32
+	}{level: syscall.SOL_SOCKET, kind: rights}
+	control.length = unsafe.Offsetof(control.fd) + unsafe.Sizeof(control.fd)
+	state := []byte(q.ListenerState)
+	if len(state) == 0 {
+		state = []byte{0}
+	}
+	part := &syscall.Iovec{Base: &state[0]}
+	part.SetLen(len(state))
+	message := &syscall.Msghdr{Iov: part, Iovlen: 1, Control: (*byte)(unsafe.Pointer(control))}
+	message.SetControllen(int(unsafe.Sizeof(*control)))
+	load.keep, load.store = true, &control.fd
+	s.add("send the notifications of the seccomp filter", sysSendmsg, uintptr(q.Listener), s.ref(unsafe.Pointer(message)), 0)
+	s.add("close the notifications", syscall.SYS_CLOSE).kept = true
 }
 
 // fork returns in the parent only.
@@ -290,6 +360,9 @@ func (s *step) becomeStep() {
 		}
 		if c.keep {
 			kept = r
+		}
+		if c.store != nil {
+			*c.store = int32(r)
 		}
 	}
 	s.exec()

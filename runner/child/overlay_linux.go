@@ -113,10 +113,13 @@ func stagedTmpfs() (int, error) {
 
 // stage attaches a mount on top of the root directory, where it's found by its
 // descriptor only.
-func stage(mount int) error {
-	root, err := openat2(atFDCWD, "/", oPath|syscall.O_DIRECTORY, 0)
+func stage(mount int) error { return stageOn(mount, "/") }
+
+// stageOn attaches a mount on top of a directory of the old root.
+func stageOn(mount int, path string) error {
+	root, err := openat2(atFDCWD, path, oPath|syscall.O_DIRECTORY, 0)
 	if err != nil {
-		return explain("open the root", err)
+		return explain("open "+path, err)
 	}
 	defer syscall.Close(root)
 	return explain("stage a mount", moveMount(mount, root))

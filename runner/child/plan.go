@@ -35,8 +35,56 @@ const (
 	EmulatorFD = 4 // the emulator's executable, when Plan.Emulator is set
 )
 
+// Detached is what a container of an OCI runtime has and a step has not.
+// Descriptors are numbers that the child is born with; 0: none.
+type Detached struct {
+	FDs uint64 // descriptors from ControlFD+1 on that the child is born with
+	// Enter tells that the process joins a container that is there: nothing is
+	// mounted.
+	Enter bool
+	// RootPath is where the new root is mounted, so that hooks find it by its
+	// path.
+	RootPath string
+	// Sync makes the child report that the mounts are made, and wait for a byte
+	// from the runner, which runs hooks meanwhile.
+	Sync bool
+	// CreateHooks run after that, in the container's namespaces and with the
+	// runner's paths; StartHooks in the container just before the command.
+	CreateHooks, StartHooks []Hook
+	// State is what hooks read of the container, as JSON, before and after it is
+	// created.
+	Creating, Created string
+	// Console is a stream socket that gets the master of a new terminal, which
+	// is then the command's standard streams. Rows and Columns are its size.
+	Console       uint64
+	Rows, Columns uint64
+	// Gate is a FIFO: the command waits for a byte from it.
+	Gate uint64
+	// Inherit is how many descriptors, from InheritFrom on, the command has from
+	// 3 on.
+	Inherit, InheritFrom uint64
+}
+
+// Hook is a program that is run to its end.
+type Hook struct {
+	Path      string
+	Argv, Env []string
+	Timeout   uint64 // in seconds; 0: none
+}
+
+// Join is a namespace that somebody else made.
+type Join struct {
+	FD   uint64 // open
+	Flag uint64 // CLONE_NEW*
+}
+
 // Plan is all that the child does, in the order of the fields.
 type Plan struct {
+	// Detached is set for a process that outlives the runner, and that becomes
+	// the command itself instead of starting it; nil: a step.
+	Detached *Detached
+	// Joins are namespaces that are entered before all else.
+	Joins []Join
 	// CgroupNamespace makes a namespace of cgroups whose root is where the
 	// process is when the plan comes.
 	CgroupNamespace bool
@@ -46,14 +94,18 @@ type Plan struct {
 	Hostname    string
 	Domainname  string
 
-	Trees   []Overlay // mounted aside, for mounts of kind MountTree
-	Root    Overlay
-	Mounts  []Mount
-	Devices []Device // below /dev
-	Links   []Link   // below /dev
-	Masked  []string // absolute paths; those that don't exist are skipped
-	Frozen  []string // absolute paths made read-only; missing ones are skipped
-	Sysctls []Sysctl
+	// Propagation is what the mounts of the old root become before anything is
+	// mounted, an MS_ type; 0: MS_PRIVATE. RootPropagation, if not 0, is what the
+	// new root becomes at the end.
+	Propagation, RootPropagation uint64
+	Trees                        []Overlay // mounted aside, for mounts of kind MountTree
+	Root                         Overlay
+	Mounts                       []Mount
+	Devices                      []Device // below /dev
+	Links                        []Link   // below /dev
+	Masked                       []string // absolute paths; those that don't exist are skipped
+	Frozen                       []string // absolute paths made read-only; missing ones are skipped
+	Sysctls                      []Sysctl
 
 	RootReadonly bool
 	RootNodev    bool // devices in the root can't be opened
@@ -88,6 +140,7 @@ const (
 	MountBind = 2 // Source on the host
 	MountTree = 3 // Source inside of Trees[Tree]
 	MountFile = 4 // a file in memory with Content
+	MountSame = 5 // what is mounted on Dest already gets other attributes
 )
 
 // Mount is one mount below the container's root.
@@ -115,6 +168,12 @@ type Mount struct {
 	Plain bool
 	// Late sets MOUNT_ATTR_RDONLY only after the devices were made.
 	Late bool
+	// IDMap is the descriptor of a user namespace that maps the mount's owners;
+	// 0: they stay. IDMapAll maps the mounts below it too.
+	IDMap    uint64
+	IDMapAll bool
+	// CopyUp fills a new file system with what is at Dest.
+	CopyUp bool
 }
 
 // Device is a device node.
@@ -155,11 +214,31 @@ type Process struct {
 	LastCap                                              uint64
 
 	NoNewPrivs bool
+	// Label is written to File of /proc/thread-self/attr before the command
+	// starts.
+	Labels []Label
+	// Personality is for personality(2), plus one; 0: as it is. IOPriority is
+	// for ioprio_set(2), plus one.
+	Personality, IOPriority uint64
+	// Scheduler is a struct sched_attr, or empty.
+	Scheduler string
+	// MemoryMode is for set_mempolicy(2), plus one, with MemoryNodes as its mask.
+	MemoryMode  uint64
+	MemoryNodes []uint64
+	// CPUs is the mask of processors on which the process starts.
+	CPUs []uint64
 	// Filter is a seccomp program as an array of struct sock_filter in the
 	// machine's byte order, or empty; FilterFlags is for seccomp(2).
 	Filter      string
 	FilterFlags uint64
+	// Listener is a stream socket that gets the descriptor of the filter's
+	// notifications, with ListenerState; 0: there are none.
+	Listener      uint64
+	ListenerState string
 }
+
+// Label is a security label of a Linux security module.
+type Label struct{ File, Value string }
 
 // Rlimit is one resource limit by the kernel's number.
 type Rlimit struct {
@@ -177,6 +256,13 @@ const (
 	ReportExec = 'x'
 	// ReportExit: the step ended. Payload: wait status.
 	ReportExit = 's'
+	// ReportReady: the mounts are made, and the runner's hooks can run.
+	ReportReady = 'r'
+	// ReportCreated: the container waits to be started.
+	ReportCreated = 'c'
+	// ReportPID: the process that becomes the command. Payload: its number, in
+	// the namespace of the child.
+	ReportPID = 'p'
 )
 
 // Magic starts the stream from the runner; the length of the encoded plan (4

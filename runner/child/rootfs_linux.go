@@ -24,8 +24,12 @@ type lateAttr struct {
 // newRootfs mounts the trees and the root.
 func newRootfs(p *Plan) (*rootfs, error) {
 	r := &rootfs{root: -1, dev: -1, blank: -1}
-	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
-		return nil, explain("make the mounts private", err)
+	propagation := uintptr(syscall.MS_PRIVATE)
+	if p.Propagation != 0 {
+		propagation = uintptr(p.Propagation)
+	}
+	if err := syscall.Mount("", "/", "", syscall.MS_REC|propagation, ""); err != nil {
+		return nil, explain("set the propagation of the mounts", err)
 	}
 	var err error
 	if r.null, err = openNull(); err != nil {
@@ -60,6 +64,9 @@ func newRootfs(p *Plan) (*rootfs, error) {
 		if r.root, err = p.Root.mount(r.emptyDir); err != nil {
 			return nil, err
 		}
+	}
+	if p.Detached != nil {
+		return r, stageOn(r.root, p.Detached.RootPath)
 	}
 	return r, stage(r.root)
 }
@@ -131,6 +138,9 @@ func openNull() (int, error) {
 
 // mount makes one of the plan's mounts.
 func (r *rootfs) mount(m *Mount) error {
+	if m.Kind == MountSame {
+		return explain("change the mount on "+m.Dest, r.remount(m))
+	}
 	source, err := r.source(m)
 	if err == nil {
 		err = r.attach(m, source)
@@ -214,11 +224,21 @@ func (r *rootfs) attach(m *Mount, mount int) error {
 	if err := mountSetattr(mount, true, m.RecSet, m.RecClear, 0); err != nil {
 		return explain("set its flags", err)
 	}
+	if m.IDMap != 0 {
+		if err := idmap(mount, m.IDMapAll, m.IDMap); err != nil {
+			return explain("map its owners", err)
+		}
+	}
 	place, err := r.place(m, mount)
 	if err != nil {
 		return err
 	}
 	defer syscall.Close(place)
+	if m.CopyUp {
+		if err := copyUp(place, mount); err != nil {
+			return explain("copy what is there", err)
+		}
+	}
 	if err := moveMount(mount, place); err != nil {
 		return err
 	}

@@ -53,6 +53,9 @@ const (
 	attrNoexec   = 0x08
 
 	closeRangeCloexec = 4
+
+	cloneNewcgroup = 0x02000000
+	cloneNewtime   = 0x80
 )
 
 // failure is an operation that the kernel refused.

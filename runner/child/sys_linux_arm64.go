@@ -1,6 +1,9 @@
 package child
 
 const (
-	sysSeccomp    = 277
-	cloneFlagsArg = 0 // of clone(2)
+	sysSeccomp      = 277
+	sysSetns        = 268
+	sysSendmsg      = 211
+	sysSchedSetattr = 274
+	cloneFlagsArg   = 0 // of clone(2)
 )

@@ -1,6 +1,9 @@
 package child
 
 const (
-	sysSeccomp    = 358
-	cloneFlagsArg = 0 // of clone(2)
+	sysSeccomp      = 358
+	sysSetns        = 350
+	sysSendmsg      = 341
+	sysSchedSetattr = 355
+	cloneFlagsArg   = 0 // of clone(2)
 )

@@ -1,0 +1,311 @@
+package child
+
+import (
+	"syscall"
+	"unsafe"
+)
+
+// detach makes the container and becomes its command. It returns when that
+// could not be done.
+func detach(p *Plan) error {
+	syscall.Umask(0)
+	d := p.Detached
+	if err := keepOnly(d.FDs); err != nil {
+		return err
+	}
+	// The caller's terminal and its job control are nothing to the container.
+	if _, err := syscall.Setsid(); err != nil && err != syscall.EPERM {
+		return explain("start a session", err)
+	}
+	fork, err := join(p.Joins)
+	if err != nil {
+		return err
+	}
+	if err := isolate(p); err != nil {
+		return err
+	}
+	if err := protect(); err != nil {
+		return err
+	}
+	if !d.Enter {
+		if err := build(p); err != nil {
+			return err
+		}
+	}
+	if err := enterDir(p); err != nil {
+		return err
+	}
+	if err := present(p); err != nil {
+		return err
+	}
+	s, err := command(p, fork)
+	if err != nil {
+		return err
+	}
+	report(ReportCreated, 0, "")
+	if err := pass(p); err != nil {
+		return err
+	}
+	return s.become(fork)
+}
+
+// keepOnly closes all descriptors but those that the child is born with, and
+// keeps these from the command.
+func keepOnly(count uint64) error {
+	first := ControlFD + 1 + int(count)
+	if _, err := call(sysCloseRange, fd(first), 1<<32-1, 0); err != nil {
+		return explain("close descriptors", err)
+	}
+	_, err := call(sysCloseRange, ControlFD, fd(first-1), closeRangeCloexec)
+	return explain("protect descriptors", err)
+}
+
+// join enters namespaces that are not of users, which only a process with one
+// thread can enter. It reports whether the command must be forked to be in the
+// namespace of pids.
+func join(list []Join) (fork bool, err error) {
+	for _, j := range list {
+		switch j.Flag {
+		case syscall.CLONE_NEWUSER:
+			fork = true
+			continue
+		case syscall.CLONE_NEWPID, cloneNewtime:
+			fork = true
+		case syscall.CLONE_NEWNS:
+			if err := syscall.Unshare(syscall.CLONE_FS); err != nil {
+				return false, explain("leave the directories that threads share", err)
+			}
+		}
+		if j.Flag == cloneNewtime { // as of users
+			continue
+		}
+		if _, err := call(sysSetns, fd(int(j.FD)), uintptr(j.Flag)); err != nil {
+			return false, explain("join the "+namespaceName(j.Flag)+" namespace", err)
+		}
+	}
+	return fork, nil
+}
+
+func namespaceName(flag uint64) string {
+	switch flag {
+	case syscall.CLONE_NEWUSER:
+		return "user"
+	case syscall.CLONE_NEWPID:
+		return "pid"
+	case syscall.CLONE_NEWNS:
+		return "mount"
+	case syscall.CLONE_NEWNET:
+		return "network"
+	case syscall.CLONE_NEWIPC:
+		return "ipc"
+	case syscall.CLONE_NEWUTS:
+		return "uts"
+	case cloneNewcgroup:
+		return "cgroup"
+	}
+	return "time"
+}
+
+// protect keeps processes of the container from looking into this one
+// (CVE-2016-9962, CVE-2019-5736).
+func protect() error {
+	_, err := call(syscall.SYS_PRCTL, syscall.PR_SET_DUMPABLE, 0)
+	return explain("protect the process", err)
+}
+
+// build mounts the container's file tree and makes it the root.
+func build(p *Plan) error {
+	d := p.Detached
+	r, err := newRootfs(p)
+	if err != nil {
+		return err
+	}
+	if err := r.mountAll(p); err != nil {
+		return err
+	}
+	if d.Console != 0 {
+		if err := r.console(p); err != nil {
+			return explain("make the terminal", err)
+		}
+	}
+	if d.Sync {
+		report(ReportReady, 0, "")
+		var b [1]byte
+		if !readFull(b[:]) {
+			return explain("wait for the hooks of the runtime", syscall.ECANCELED)
+		}
+	}
+	for i := range d.CreateHooks {
+		if err := d.CreateHooks[i].run(d.Creating); err != nil {
+			return explain("createContainer hook "+d.CreateHooks[i].Path, err)
+		}
+	}
+	if err := setSysctls(p.Sysctls); err != nil {
+		return err
+	}
+	if err := r.enter(); err != nil {
+		return err
+	}
+	if p.RootPropagation != 0 {
+		err := syscall.Mount("", "/", "", uintptr(p.RootPropagation), "")
+		return explain("set the propagation of the root", err)
+	}
+	return nil
+}
+
+// enterDir enters the working directory, which is inside of the root: nothing
+// else is open.
+func enterDir(p *Plan) error {
+	root, err := openat2(atFDCWD, "/", oPath|syscall.O_DIRECTORY, 0)
+	if err != nil {
+		return explain("open the root", err)
+	}
+	defer syscall.Close(root)
+	r := &rootfs{root: root}
+	return explain("enter the working directory "+p.Process.Cwd, r.changeDir(p.Process.Cwd))
+}
+
+// present makes the terminal, or gives the standard streams to the command's
+// user, who may open them again.
+func present(p *Plan) error {
+	if p.Detached.Console != 0 && p.Detached.Enter {
+		root, err := openat2(atFDCWD, "/", oPath|syscall.O_DIRECTORY, 0)
+		if err != nil {
+			return explain("open the root", err)
+		}
+		defer syscall.Close(root)
+		_, err = (&rootfs{root: root}).terminal(p)
+		return explain("make the terminal", err)
+	}
+	if p.Detached.Console != 0 {
+		return nil
+	}
+	for n := range 3 {
+		var st syscall.Stat_t
+		if syscall.Fstat(n, &st) != nil || uint64(st.Uid) == p.Process.UID || st.Mode&syscall.S_IFMT == syscall.S_IFCHR && st.Rdev == 1<<8|3 {
+			continue
+		}
+		err := syscall.Fchown(n, int(p.Process.UID), int(st.Gid))
+		switch err {
+		case nil, syscall.EPERM, syscall.EROFS, syscall.EINVAL, syscall.ENOSYS:
+		default:
+			return explain("give the standard streams to the user", err)
+		}
+	}
+	return nil
+}
+
+// command prepares what turns this process into the command, or another one
+// that it forks. A command that is not there is told now, not when it's
+// started.
+func command(p *Plan, fork bool) (*step, error) {
+	if err := findCommand(&p.Process); err != nil {
+		return nil, err
+	}
+	s := prepare(p)
+	s.clone.setTID, s.clone.setTIDSize = 0, 0
+	for _, j := range p.Joins {
+		if j.Flag == syscall.CLONE_NEWUSER || j.Flag == cloneNewtime {
+			s.add("join the "+namespaceName(j.Flag)+" namespace", sysSetns, uintptr(j.FD), uintptr(j.Flag))
+		}
+	}
+	s.inSession = !fork
+	s.rights(p)
+	return s, nil
+}
+
+// findCommand looks for the command as execvp(3) does.
+func findCommand(q *Process) error {
+	result := syscall.ENOENT
+	for _, path := range q.Paths {
+		err := faccess(path, 1)
+		if err == nil {
+			var st syscall.Stat_t
+			if syscall.Stat(path, &st) == nil && st.Mode&syscall.S_IFMT == syscall.S_IFDIR {
+				err = syscall.EACCES
+			} else {
+				return nil
+			}
+		}
+		if err == syscall.EACCES {
+			result = syscall.EACCES
+		}
+	}
+	return &execFailure{result}
+}
+
+// execFailure is a command that can't be executed.
+type execFailure struct{ errno syscall.Errno }
+
+func (e *execFailure) Error() string { return "exec: " + e.errno.Error() }
+
+func faccess(path string, mode uintptr) error {
+	here := atFDCWD
+	_, _, e := syscall.Syscall6(syscall.SYS_FACCESSAT, fd(here), uintptr(unsafe.Pointer(cstr(path))), mode, 0, 0, 0)
+	if e != 0 {
+		return e
+	}
+	return nil
+}
+
+// pass waits at the gate and runs the hooks that come last.
+func pass(p *Plan) error {
+	d := p.Detached
+	if d.Gate != 0 {
+		var b [1]byte
+		for {
+			n, err := syscall.Read(int(d.Gate), b[:])
+			if err == syscall.EINTR {
+				continue
+			}
+			if err != nil || n == 0 {
+				return explain("wait to be started", errnoOr(err, syscall.ECANCELED))
+			}
+			break
+		}
+	}
+	for i := range d.StartHooks {
+		if err := d.StartHooks[i].run(d.Created); err != nil {
+			return explain("startContainer hook "+d.StartHooks[i].Path, err)
+		}
+	}
+	return d.inherit()
+}
+
+func errnoOr(err error, other syscall.Errno) error {
+	if err == nil {
+		return other
+	}
+	return err
+}
+
+// inherit moves descriptors to where the command looks for them. Those in the
+// way, the control socket first, are not needed any more.
+func (d *Detached) inherit() error {
+	for i := range int(d.Inherit) {
+		if err := syscall.Dup3(int(d.InheritFrom)+i, ControlFD+i, 0); err != nil {
+			return explain("pass descriptor "+itoa(ControlFD+i), err)
+		}
+	}
+	return nil
+}
+
+// become turns this process into the command, or forks one that becomes it and
+// is the child of this process's parent.
+func (s *step) become(fork bool) error {
+	if !fork {
+		s.becomeStep()
+	}
+	s.clone.flags |= syscall.CLONE_PARENT
+	s.clone.exitSignal = 0 // that of this process
+	all, old := ^uint64(0), uint64(0)
+	sigmask(&all, &old)
+	pid, errno := s.fork()
+	sigmask(&old, nil)
+	if errno != 0 {
+		return explain("fork the command", errno)
+	}
+	report(ReportPID, uint32(pid), "")
+	syscall.Exit(0)
+	return nil
+}
