@@ -65,7 +65,7 @@ func (b *planner) treeMount(sm specs.Mount, tree Tree) error {
 	if err != nil {
 		return err
 	}
-	m := child.Mount{Kind: child.MountTree, Dest: path.Clean(sm.Destination), Tree: uint64(len(b.plan.Trees))}
+	m := child.Mount{Kind: child.MountTree, Dest: path.Clean("/" + sm.Destination), Tree: uint64(len(b.plan.Trees))}
 	if s := path.Clean("/" + sm.Source); s != "/" {
 		m.Source = s
 	}
@@ -84,7 +84,7 @@ func (b *planner) treeMount(sm specs.Mount, tree Tree) error {
 // fileMount plans a mount of a file in memory.
 func (b *planner) fileMount(sm specs.Mount, f File) error {
 	m := child.Mount{
-		Kind: child.MountFile, Dest: path.Clean(sm.Destination),
+		Kind: child.MountFile, Dest: path.Clean("/" + sm.Destination),
 		Content: string(f.Content), Mode: uint64(f.Mode & 0o7777), UID: uint64(f.UID), GID: uint64(f.GID),
 	}
 	if err := mountOptions(&m, sm.Options); err != nil {
@@ -96,22 +96,32 @@ func (b *planner) fileMount(sm specs.Mount, f File) error {
 
 // mount plans a mount of a host path or a new file system.
 func (b *planner) mount(sm specs.Mount) error {
-	m := child.Mount{Kind: child.MountFS, Type: sm.Type, Source: sm.Source, Dest: path.Clean(sm.Destination)}
+	m := child.Mount{Kind: child.MountFS, Type: sm.Type, Source: sm.Source, Dest: path.Clean("/" + sm.Destination)}
+	options := sm.Options
 	if isBind(sm) {
 		m.Kind = child.MountBind
 		if !path.IsAbs(sm.Source) {
 			return fmt.Errorf("source %q is not an absolute path", sm.Source)
 		}
-	} else if !knownFS(sm.Type) {
+	} else if !knownFS(sm.Type) && !b.detached {
 		return fmt.Errorf("file system type %q is not supported", sm.Type)
 	}
-	if err := mountOptions(&m, sm.Options); err != nil {
+	if b.detached {
+		var err error
+		if options, err = b.runtimeOptions(&m, sm); err != nil {
+			return err
+		}
+	}
+	if err := mountOptions(&m, options); err != nil {
 		return err
 	}
 	if m.Kind == child.MountFS && sm.Source != "" {
 		m.Params = append([]string{"source=" + sm.Source}, m.Params...)
 	}
 	m.Plain = sm.Type == "proc" || sm.Type == "sysfs"
+	if label := b.c.Spec.Linux.MountLabel; label != "" && m.Kind == child.MountFS && !m.Plain {
+		m.Params = append(m.Params, "context="+label)
+	}
 	if err := b.nested(&m); err != nil {
 		return err
 	}
@@ -124,6 +134,36 @@ func (b *planner) mount(sm specs.Mount) error {
 	}
 	b.plan.Mounts = append(b.plan.Mounts, m)
 	return nil
+}
+
+// runtimeOptions takes those options that only a container of an OCI runtime can
+// have, and returns the others.
+func (b *planner) runtimeOptions(m *child.Mount, sm specs.Mount) (rest []string, err error) {
+	mapped, all := len(sm.UIDMappings)+len(sm.GIDMappings) > 0, false
+	for _, o := range sm.Options {
+		switch o {
+		case "remount":
+			m.Kind = child.MountSame
+		case "tmpcopyup":
+			m.CopyUp = true
+		case "idmap", "ridmap":
+			mapped, all = true, o == "ridmap"
+		default:
+			rest = append(rest, o)
+		}
+	}
+	if m.CopyUp && sm.Type != "tmpfs" {
+		return nil, errors.New("mount option tmpcopyup is for tmpfs only")
+	}
+	if !mapped {
+		return rest, nil
+	}
+	if m.Kind != child.MountBind {
+		return nil, errors.New("the owners of a mount are mapped for bind mounts only")
+	}
+	m.Kind = child.MountOpen
+	m.FD, err = b.mappedMount(sm, all)
+	return rest, err
 }
 
 func isBind(sm specs.Mount) bool {

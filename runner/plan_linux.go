@@ -22,6 +22,10 @@ type planner struct {
 	// foreignDev tells that /dev is not a new file system, but something of
 	// the host's or of a tree, which brings its own devices.
 	foreignDev bool
+	// detached is set for containers of an OCI runtime.
+	detached bool
+	files    []*os.File // that the child gets, from child.ControlFD+1 on
+	opened   []*os.File // those of them that are closed here
 }
 
 // newPlan checks the container and plans it.
@@ -30,30 +34,13 @@ func newPlan(c *Container) (*planner, error) {
 	if err := spec.Check(c.Spec); err != nil {
 		return nil, err
 	}
-	for _, step := range []func() error{b.namespaces, b.root, b.mounts, b.paths, b.devices, b.process, b.emulator} {
+	for _, step := range []func() error{b.emulator, b.namespaces, b.root, b.mounts, b.paths, b.devices, b.process} {
 		if err := step(); err != nil {
+			b.closeFiles()
 			return nil, err
 		}
 	}
 	return b, nil
-}
-
-// namespaces turns the checked list into flags.
-func (b *planner) namespaces() error {
-	flags := map[specs.LinuxNamespaceType]uintptr{
-		specs.PIDNamespace:     unix.CLONE_NEWPID,
-		specs.MountNamespace:   unix.CLONE_NEWNS,
-		specs.IPCNamespace:     unix.CLONE_NEWIPC,
-		specs.UTSNamespace:     unix.CLONE_NEWUTS,
-		specs.NetworkNamespace: unix.CLONE_NEWNET,
-		specs.CgroupNamespace:  unix.CLONE_NEWCGROUP,
-	}
-	for _, ns := range b.c.Spec.Linux.Namespaces {
-		b.flags |= flags[ns.Type]
-	}
-	b.plan.Loopback = b.flags&unix.CLONE_NEWNET != 0
-	b.plan.Hostname, b.plan.Domainname = b.c.Spec.Hostname, b.c.Spec.Domainname
-	return nil
 }
 
 func (b *planner) root() (err error) {
@@ -157,15 +144,18 @@ func value[T any](p *T) (v T) {
 	return v
 }
 
-// emulator plans the registration of an emulator.
+// emulator plans the registration of an emulator. Its descriptor is the first.
 func (b *planner) emulator() error {
 	if b.c.Emulator == nil {
 		return nil
 	}
-	if !slices.ContainsFunc(b.plan.Mounts, func(m child.Mount) bool { return m.Type == "proc" && m.Dest == "/proc" }) {
+	if !slices.ContainsFunc(b.c.Spec.Mounts, func(m specs.Mount) bool { return m.Type == "proc" && m.Destination == "/proc" }) {
 		return errors.New("spec: an emulator needs proc mounted on /proc")
 	}
 	b.plan.Emulator = b.c.Emulator.Registration
+	if _, _, err := b.open(b.c.Emulator.Path); err != nil {
+		return fmt.Errorf("open the emulator: %w", err)
+	}
 	return nil
 }
 

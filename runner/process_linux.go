@@ -34,6 +34,11 @@ func (b *planner) process() error {
 	if p.OOMScoreAdj != nil {
 		b.plan.OOMScoreAdj = strconv.Itoa(*p.OOMScoreAdj)
 	}
+	if b.detached {
+		if err := b.scheduling(); err != nil {
+			return err
+		}
+	}
 	if err := b.capabilities(); err != nil {
 		return err
 	}

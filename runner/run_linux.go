@@ -131,46 +131,42 @@ func (p *process) run(ctx context.Context, s *streams) (Status, error) {
 }
 
 // start re-executes this program as the container's PID 1.
-func (p *process) start(s *streams) error {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+func (p *process) start(s *streams) (err error) {
+	defer p.plan.closeFiles()
+	theirs, err := p.socket()
 	if err != nil {
-		return fmt.Errorf("socketpair: %w", err)
-	}
-	theirs := os.NewFile(uintptr(pair[1]), "control")
-	defer theirs.Close()
-	if err := unix.SetNonblock(pair[0], true); err != nil {
-		unix.Close(pair[0])
 		return err
 	}
-	p.control = os.NewFile(uintptr(pair[0]), "control")
-	files := []*os.File{s.stdin, s.stdout, s.stderr, theirs}
-	if emulator := p.plan.c.Emulator; emulator != nil {
-		f, err := os.Open(emulator.Path)
+	defer theirs.Close()
+	defer func() {
 		if err != nil {
 			p.control.Close()
-			return fmt.Errorf("open the emulator: %w", err)
 		}
-		defer f.Close()
-		files = append(files, f)
-	}
+	}()
+	files := append([]*os.File{s.stdin, s.stdout, s.stderr, theirs}, p.plan.files...)
 	if p.plan.jailed() {
-		err = p.startJailed(files)
-	} else {
-		err = p.clone(files)
+		return p.startJailed(files)
 	}
-	if err != nil {
-		p.control.Close()
-	}
-	return err
-}
-
-// clone starts the child in its namespaces and its cgroup.
-func (p *process) clone(files []*os.File) error {
 	exe, err := ownExecutable(files)
 	if err != nil {
 		return err
 	}
 	defer exe.Close()
+	return p.clone(exe, files)
+}
+
+// socket makes the control socket and returns the child's end.
+func (p *process) socket() (theirs *os.File, err error) {
+	pair, err := unixSocket()
+	if err != nil {
+		return nil, err
+	}
+	p.control = pair[0]
+	return pair[1], nil
+}
+
+// clone starts the child in its namespaces and its cgroup.
+func (p *process) clone(exe *os.File, files []*os.File) error {
 	attr := &os.ProcAttr{
 		Env:   childEnvironment(),
 		Files: files,
@@ -228,16 +224,22 @@ func childEnvironment() []string {
 
 // converse sends the plan and listens to the child until it ends.
 func (p *process) converse() {
+	p.reports.err = p.sendPlan()
+	close(p.sent)
+	for p.listen() {
+	}
+}
+
+// sendPlan writes the plan to the child.
+func (p *process) sendPlan() error {
 	body := p.plan.plan.Encode()
 	message := append([]byte(child.Magic), 0, 0, 0, 0)
 	binary.LittleEndian.PutUint32(message[len(child.Magic):], uint32(len(body)))
 	// A failed write means a dead child; its status tells.
 	if _, err := p.control.Write(append(message, body...)); err != nil {
-		p.reports.err = fmt.Errorf("send the plan: %w", err)
+		return fmt.Errorf("send the plan: %w", err)
 	}
-	close(p.sent)
-	for p.listen() {
-	}
+	return nil
 }
 
 // maxReport bounds a report of the child in bytes.
@@ -245,21 +247,27 @@ const maxReport = 64 << 10
 
 // listen takes one report; it returns false at the end of the stream.
 func (p *process) listen() bool {
-	var head [9]byte
-	if _, err := io.ReadFull(p.control, head[:]); err != nil {
+	kind, value, text, err := receive(p.control)
+	if err != nil {
 		return false
+	}
+	p.reports.take(p.plan.c, kind, value, text)
+	return true
+}
+
+// receive reads one report of a child.
+func receive(control io.Reader) (kind byte, value uint32, text []byte, err error) {
+	var head [9]byte
+	if _, err := io.ReadFull(control, head[:]); err != nil {
+		return 0, 0, nil, err
 	}
 	size := binary.LittleEndian.Uint32(head[1:5])
 	if size < 4 || size > maxReport {
-		p.reports.err = fmt.Errorf("child sent a report of %d bytes", size)
-		return false
+		return 0, 0, nil, fmt.Errorf("child sent a report of %d bytes", size)
 	}
-	text := make([]byte, size-4)
-	if _, err := io.ReadFull(p.control, text); err != nil {
-		return false
-	}
-	p.reports.take(p.plan.c, head[0], binary.LittleEndian.Uint32(head[5:]), text)
-	return true
+	text = make([]byte, size-4)
+	_, err = io.ReadFull(control, text)
+	return head[0], binary.LittleEndian.Uint32(head[5:]), text, err
 }
 
 func (r *reports) take(c *Container, kind byte, value uint32, text []byte) {

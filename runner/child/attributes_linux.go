@@ -1,9 +1,6 @@
 package child
 
-import (
-	"syscall"
-	"unsafe"
-)
+import "syscall"
 
 // remount changes the attributes of what is mounted at the place already.
 func (r *rootfs) remount(m *Mount) error {
@@ -16,22 +13,6 @@ func (r *rootfs) remount(m *Mount) error {
 		return err
 	}
 	return mountSetattr(n, true, m.RecSet, m.RecClear, 0)
-}
-
-// idmap shows the owners of a mount's files as a user namespace maps them.
-func idmap(mount int, all bool, namespace uint64) error {
-	const attrIDMap = 0x00100000
-	attr := struct{ set, clear, propagation, userns uint64 }{set: attrIDMap, userns: namespace}
-	flags := uintptr(atEmptyPath)
-	if all {
-		flags |= atRecursive
-	}
-	_, _, err := syscall.Syscall6(sysMountSetattr, fd(mount), uintptr(unsafe.Pointer(cstr(""))), flags,
-		uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr), 0)
-	if err != 0 {
-		return err
-	}
-	return nil
 }
 
 // copyUp copies the directory that a new file system will cover into it: files,

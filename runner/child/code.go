@@ -96,7 +96,10 @@ func list[T any](c *coder, v *[]T, item func(*T)) {
 
 func (c *coder) plan(p *Plan) {
 	c.detached(&p.Detached)
+	c.num(&p.FDs)
 	list(c, &p.Joins, func(j *Join) { c.num(&j.FD); c.num(&j.Flag) })
+	c.flag(&p.Time)
+	c.str(&p.TimeOffsets)
 	c.flag(&p.CgroupNamespace)
 	c.str(&p.OOMScoreAdj)
 	c.flag(&p.Loopback)
@@ -129,7 +132,6 @@ func (c *coder) detached(p **Detached) {
 		*p = new(Detached)
 	}
 	d := *p
-	c.num(&d.FDs)
 	c.flag(&d.Enter)
 	c.str(&d.RootPath)
 	c.flag(&d.Sync)
@@ -180,8 +182,7 @@ func (c *coder) mount(m *Mount) {
 	c.num(&m.Propagation)
 	c.flag(&m.Plain)
 	c.flag(&m.Late)
-	c.num(&m.IDMap)
-	c.flag(&m.IDMapAll)
+	c.num(&m.FD)
 	c.flag(&m.CopyUp)
 }
 

@@ -10,7 +10,7 @@ import (
 func detach(p *Plan) error {
 	syscall.Umask(0)
 	d := p.Detached
-	if err := keepOnly(d.FDs); err != nil {
+	if err := keepOnly(p.FDs); err != nil {
 		return err
 	}
 	// The caller's terminal and its job control are nothing to the container.
@@ -38,6 +38,9 @@ func detach(p *Plan) error {
 	if err := present(p); err != nil {
 		return err
 	}
+	if err := label(p.Process.Labels); err != nil {
+		return err
+	}
 	s, err := command(p, fork)
 	if err != nil {
 		return err
@@ -49,8 +52,9 @@ func detach(p *Plan) error {
 	return s.become(fork)
 }
 
-// keepOnly closes all descriptors but those that the child is born with, and
-// keeps these from the command.
+// keepOnly closes all descriptors but the control socket and the given number
+// behind it: at the start what the runner's own parent left open, and at the end
+// our own. Those that stay are kept from the command.
 func keepOnly(count uint64) error {
 	first := ControlFD + 1 + int(count)
 	if _, err := call(sysCloseRange, fd(first), 1<<32-1, 0); err != nil {
@@ -190,6 +194,24 @@ func present(p *Plan) error {
 		case nil, syscall.EPERM, syscall.EROFS, syscall.EINVAL, syscall.ENOSYS:
 		default:
 			return explain("give the standard streams to the user", err)
+		}
+	}
+	return nil
+}
+
+// label says which labels the command gets.
+func label(list []Label) error {
+	if len(list) == 0 {
+		return nil
+	}
+	proc, err := privateProc()
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(proc)
+	for _, l := range list {
+		if err := writeProc(proc, "thread-self/attr/"+l.File, l.Value); err != nil {
+			return explain("set the label "+l.Value, err)
 		}
 	}
 	return nil

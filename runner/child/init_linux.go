@@ -85,7 +85,10 @@ func start(p *Plan) (pid int, err error) {
 	syscall.Umask(0)
 	name := [16]byte{'b', 'k', '-', 'c', 'h', 'i', 'l', 'd'}
 	syscall.Syscall(syscall.SYS_PRCTL, syscall.PR_SET_NAME, uintptr(unsafe.Pointer(&name)), 0)
-	if err := closeFrom(p); err != nil {
+	if err := keepOnly(p.FDs); err != nil {
+		return 0, err
+	}
+	if _, err := join(p.Joins); err != nil {
 		return 0, err
 	}
 	if err := isolate(p); err != nil {
@@ -112,28 +115,26 @@ func start(p *Plan) (pid int, err error) {
 	if _, err := call(syscall.SYS_PRCTL, syscall.PR_SET_DUMPABLE, 0); err != nil {
 		return 0, explain("protect PID 1", err)
 	}
-	if err := closeFrom(p); err != nil { // mounts, above all
+	born := p.FDs
+	if p.Emulator == "" {
+		born = 0 // namespaces were joined
+	}
+	if err := keepOnly(born); err != nil { // mounts, above all
 		return 0, err
 	}
 	return launch(p)
 }
 
-// closeFrom closes all descriptors but those of the plan: at the start those
-// that the runner's own parent left open, and at the end our own.
-func closeFrom(p *Plan) error {
-	first := ControlFD + 1
-	if p.Emulator != "" {
-		first = EmulatorFD + 1
-	}
-	if _, err := call(sysCloseRange, fd(first), 1<<32-1, 0); err != nil {
-		return explain("close descriptors", err)
-	}
-	_, err := call(sysCloseRange, ControlFD, fd(first-1), closeRangeCloexec)
-	return explain("protect descriptors", err)
-}
-
 // isolate sets up the namespaces that have something to set up.
 func isolate(p *Plan) error {
+	if p.Time {
+		if err := syscall.Unshare(cloneNewtime); err != nil {
+			return explain("make a time namespace", err)
+		}
+		if err := writeFile("/proc/self/timens_offsets", p.TimeOffsets); err != nil && p.TimeOffsets != "" {
+			return explain("set the offsets of the time namespace", err)
+		}
+	}
 	if p.CgroupNamespace {
 		if err := syscall.Unshare(syscall.CLONE_NEWCGROUP); err != nil {
 			return explain("make a namespace of cgroups", err)

@@ -54,7 +54,7 @@ func pause() {
 // startJail prepares the jail and forks the step.
 func startJail(p *Plan) (int, error) {
 	syscall.Umask(0)
-	if err := closeFrom(p); err != nil {
+	if err := keepOnly(p.FDs); err != nil {
 		return 0, err
 	}
 	if p.OOMScoreAdj != "" {

@@ -38,7 +38,6 @@ const (
 // Detached is what a container of an OCI runtime has and a step has not.
 // Descriptors are numbers that the child is born with; 0: none.
 type Detached struct {
-	FDs uint64 // descriptors from ControlFD+1 on that the child is born with
 	// Enter tells that the process joins a container that is there: nothing is
 	// mounted.
 	Enter bool
@@ -83,8 +82,14 @@ type Plan struct {
 	// Detached is set for a process that outlives the runner, and that becomes
 	// the command itself instead of starting it; nil: a step.
 	Detached *Detached
+	// FDs is how many descriptors, from ControlFD+1 on, the child is born with.
+	FDs uint64
 	// Joins are namespaces that are entered before all else.
 	Joins []Join
+	// Time makes a time namespace, in which the command starts, with TimeOffsets
+	// as /proc/PID/timens_offsets takes them.
+	Time        bool
+	TimeOffsets string
 	// CgroupNamespace makes a namespace of cgroups whose root is where the
 	// process is when the plan comes.
 	CgroupNamespace bool
@@ -141,6 +146,7 @@ const (
 	MountTree = 3 // Source inside of Trees[Tree]
 	MountFile = 4 // a file in memory with Content
 	MountSame = 5 // what is mounted on Dest already gets other attributes
+	MountOpen = 6 // the detached mount with descriptor FD
 )
 
 // Mount is one mount below the container's root.
@@ -168,10 +174,8 @@ type Mount struct {
 	Plain bool
 	// Late sets MOUNT_ATTR_RDONLY only after the devices were made.
 	Late bool
-	// IDMap is the descriptor of a user namespace that maps the mount's owners;
-	// 0: they stay. IDMapAll maps the mounts below it too.
-	IDMap    uint64
-	IDMapAll bool
+	// FD is of a MountOpen.
+	FD uint64
 	// CopyUp fills a new file system with what is at Dest.
 	CopyUp bool
 }

@@ -171,6 +171,8 @@ func (r *rootfs) source(m *Mount) (int, error) {
 		return r.subtree(m)
 	case MountFile:
 		return r.file()
+	case MountOpen:
+		return int(m.FD), nil
 	}
 	return -1, syscall.EINVAL
 }
@@ -223,11 +225,6 @@ func (r *rootfs) attach(m *Mount, mount int) error {
 	}
 	if err := mountSetattr(mount, true, m.RecSet, m.RecClear, 0); err != nil {
 		return explain("set its flags", err)
-	}
-	if m.IDMap != 0 {
-		if err := idmap(mount, m.IDMapAll, m.IDMap); err != nil {
-			return explain("map its owners", err)
-		}
 	}
 	place, err := r.place(m, mount)
 	if err != nil {

@@ -10,8 +10,7 @@ import (
 )
 
 // Check refuses a specification that is not valid, or that asks for something
-// that the runner doesn't do. Annotations, Linux.CgroupsPath and device rules
-// of cgroups are accepted without effect.
+// that a step doesn't get. Annotations are accepted without effect.
 func Check(s *specs.Spec) error {
 	if s == nil || s.Process == nil || s.Linux == nil {
 		return errors.New("spec: process or linux is missing")
@@ -19,6 +18,96 @@ func Check(s *specs.Spec) error {
 	for _, check := range []func(*specs.Spec) error{checkUnsupported, checkProcess, checkNamespaces, checkMounts, checkPaths} {
 		if err := check(s); err != nil {
 			return fmt.Errorf("spec: %w", err)
+		}
+	}
+	return nil
+}
+
+// CheckContainer refuses the specification of an OCI runtime's container when it
+// is not valid, or when it asks for what no machine has. Annotations are
+// accepted without effect.
+func CheckContainer(s *specs.Spec) error {
+	if s == nil || s.Process == nil || s.Linux == nil {
+		return errors.New("spec: process or linux is missing")
+	}
+	for _, check := range []func(*specs.Spec) error{checkForeign, checkProcess, checkTypes, checkOwners, checkDestinations, checkPaths} {
+		if err := check(s); err != nil {
+			return fmt.Errorf("spec: %w", err)
+		}
+	}
+	return nil
+}
+
+// CheckProcess refuses a process that is not valid.
+func CheckProcess(p *specs.Process) error {
+	if p == nil {
+		return errors.New("spec: process is missing")
+	}
+	if err := checkProcess(&specs.Spec{Process: p}); err != nil {
+		return fmt.Errorf("spec: %w", err)
+	}
+	return nil
+}
+
+// checkForeign refuses what is of other systems.
+func checkForeign(s *specs.Spec) error {
+	if s.Solaris != nil || s.Windows != nil || s.VM != nil || s.ZOS != nil || s.FreeBSD != nil {
+		return errors.New("solaris, windows, vm, zos or freebsd is not supported")
+	}
+	return nil
+}
+
+// checkTypes checks the namespaces of a container of its own.
+func checkTypes(s *specs.Spec) error {
+	have := map[specs.LinuxNamespaceType]bool{}
+	for _, ns := range s.Linux.Namespaces {
+		switch ns.Type {
+		case specs.PIDNamespace, specs.MountNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.NetworkNamespace,
+			specs.CgroupNamespace, specs.UserNamespace, specs.TimeNamespace:
+		default:
+			return fmt.Errorf("namespace %q is unknown", ns.Type)
+		}
+		if have[ns.Type] {
+			return fmt.Errorf("namespace %q is listed twice", ns.Type)
+		}
+		if ns.Path != "" && !path.IsAbs(ns.Path) {
+			return fmt.Errorf("namespace %q: path %q is not absolute", ns.Type, ns.Path)
+		}
+		have[ns.Type] = true
+	}
+	switch {
+	case !have[specs.MountNamespace]:
+		return errors.New(`namespace "mount" is missing; a container without it is not supported`)
+	case len(s.Linux.TimeOffsets) > 0 && !have[specs.TimeNamespace]:
+		return errors.New("linux.timeOffsets needs a time namespace")
+	case (s.Hostname != "" || s.Domainname != "") && !have[specs.UTSNamespace]:
+		return errors.New("a hostname or domainname needs a uts namespace")
+	}
+	return nil
+}
+
+// checkOwners checks the maps of a user namespace.
+func checkOwners(s *specs.Spec) error {
+	own := false
+	for _, ns := range s.Linux.Namespaces {
+		own = own || ns.Type == specs.UserNamespace && ns.Path == ""
+	}
+	uids, gids := len(s.Linux.UIDMappings), len(s.Linux.GIDMappings)
+	switch {
+	case own && (uids == 0 || gids == 0):
+		return errors.New("a user namespace needs linux.uidMappings and linux.gidMappings")
+	case !own && uids+gids > 0:
+		return errors.New("linux.uidMappings and linux.gidMappings need a user namespace")
+	}
+	return nil
+}
+
+// checkDestinations checks where mounts go. Relative destinations are below the
+// root.
+func checkDestinations(s *specs.Spec) error {
+	for _, m := range s.Mounts {
+		if path.Clean("/"+m.Destination) == "/" || strings.ContainsRune(m.Destination+m.Source, 0) {
+			return fmt.Errorf("mount on %q: not a path below the root", m.Destination)
 		}
 	}
 	return nil
@@ -90,7 +179,7 @@ func checkNamespaces(s *specs.Spec) error {
 		default:
 			return fmt.Errorf("namespace %q is not supported", ns.Type)
 		}
-		if ns.Path != "" {
+		if ns.Path != "" && (ns.Type != specs.NetworkNamespace || !path.IsAbs(ns.Path)) {
 			return fmt.Errorf("joining the %s namespace %s is not supported", ns.Type, ns.Path)
 		}
 		if have[ns.Type] {
