@@ -59,6 +59,7 @@ type build struct {
 	filters   seccomp.Cache
 	cgroups   cgroup.Own
 	hostFiles futures[string]
+	workTrees workTrees
 	packing   sync.WaitGroup
 	hits      sync.Map // *node whose ancestors were reported as cached
 }
@@ -136,6 +137,7 @@ func openLock(root string) (*os.File, error) {
 func (b *build) close() error {
 	b.cancel(nil)
 	b.packing.Wait()
+	b.workTrees.close()
 	noted := b.layers.notePlanned()
 	for _, l := range b.locals {
 		l.Close()

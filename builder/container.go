@@ -41,6 +41,8 @@ type step struct {
 	targets  []snapshot.Target
 	outs     []pending
 	release  []func()
+	places   map[string]*places   // of a plain step's trees, by directory
+	caches   map[*pb.Mount]string // those of a jailed step
 	// ranOut tells that the kernel ended a process because memory ran out.
 	ranOut bool
 }
@@ -60,7 +62,8 @@ type mount struct {
 type pending struct {
 	index int64
 	base  *Tree
-	dir   string // holds fs and work; empty: base itself
+	dir   string    // holds fs and work; empty: base itself
+	work  *workTree // instead of dir
 }
 
 func (s *step) run(ctx context.Context) ([]*Tree, error) {
@@ -118,7 +121,7 @@ func (s *step) commit(ctx context.Context) ([]*Tree, error) {
 		for int64(len(outs)) <= p.index {
 			outs = append(outs, nil)
 		}
-		if p.dir == "" {
+		if p.dir == "" && p.work == nil {
 			outs[p.index] = p.base
 			continue
 		}
@@ -127,15 +130,23 @@ func (s *step) commit(ctx context.Context) ([]*Tree, error) {
 			return nil, err
 		}
 		l := s.n.b.layers.get(randomID())
-		if err := os.RemoveAll(filepath.Join(p.dir, "work")); err != nil {
+		if err := s.finish(ctx, p, l); err != nil {
 			return nil, fmt.Errorf("finish a layer: %w", err)
-		}
-		if err := l.install(p.dir, l.s.fs); err != nil {
-			return nil, err
 		}
 		outs[p.index] = layersTree(append(below[:len(below):len(below)], l))
 	}
 	return outs, nil
+}
+
+// finish stores what the step wrote as the layer l.
+func (s *step) finish(ctx context.Context, p pending, l *Layer) error {
+	if p.work != nil {
+		return s.commitPlain(ctx, p.work, l)
+	}
+	if err := os.RemoveAll(filepath.Join(p.dir, "work")); err != nil {
+		return err
+	}
+	return l.install(p.dir, l.s.fs)
 }
 
 // container describes the command and all that it sees.
@@ -158,10 +169,22 @@ func (s *step) container(ctx context.Context) (runner.Container, error) {
 	}
 	trees, files := map[string]runner.Tree{}, map[string]runner.File{}
 	var mounts []specs.Mount
-	if err := s.addStubs(ctx); err != nil {
+	describe := spec.Default
+	if s.jailed() {
+		describe, err = spec.Chroot, s.fill(ctx)
+	} else {
+		err = s.addStubs(ctx)
+	}
+	if err == nil {
+		err = s.settle()
+	}
+	if err != nil {
 		return none, err
 	}
 	for _, m := range s.mounts {
+		if s.jailed() {
+			break // it is in the root
+		}
 		mounts = append(mounts, m.Mount)
 		if m.tree != nil {
 			trees[m.Destination] = *m.tree
@@ -174,7 +197,7 @@ func (s *step) container(ctx context.Context) (runner.Container, error) {
 	if err != nil {
 		return none, err
 	}
-	sp, err := spec.Default(spec.Options{
+	sp, err := describe(spec.Options{
 		Args: meta.Args, Env: env, Cwd: meta.Cwd, User: user,
 		Hostname: s.hostname(), ReadonlyRoot: s.readonly, Network: s.network(),
 		Mounts: mounts, Rlimits: rlimits(meta.Ulimit),

@@ -20,6 +20,11 @@ import (
 
 // prepare collects the mounts. Those of parents come before those below them.
 func (s *step) prepare(ctx context.Context) error {
+	if s.jailed() {
+		if err := s.lockCaches(ctx); err != nil {
+			return err
+		}
+	}
 	mounts := slices.Clone(s.op.Mounts)
 	slices.SortStableFunc(mounts, func(a, b *pb.Mount) int {
 		return strings.Compare(destination(s.op, a), destination(s.op, b))
@@ -61,6 +66,9 @@ func (s *step) prepareRoot(ctx context.Context, m *pb.Mount) (err error) {
 // upper returns a tree that the command can write to, an output if the mount
 // asks for one.
 func (s *step) upper(ctx context.Context, m *pb.Mount, t *Tree, view snapshot.FS) (runner.Tree, error) {
+	if s.plain() {
+		return s.plainUpper(ctx, m, t)
+	}
 	dir, err := s.n.b.tmp.path("layer")
 	if err != nil {
 		return runner.Tree{}, err
@@ -138,14 +146,17 @@ func (s *step) prepareBind(ctx context.Context, m *pb.Mount) error {
 	}
 	var rt runner.Tree
 	opts := []string{"rbind"}
-	if m.Readonly && t != nil {
-		rt, err = t.readable(ctx)
+	switch readonly := m.Readonly && t != nil; {
+	case readonly:
+		rt, err = s.readable(ctx, t)
 		opts = append(opts, "ro")
 		if m.Output >= 0 {
 			s.outs = append(s.outs, pending{index: m.Output, base: t})
 		}
-	} else {
+	case !s.jailed():
 		rt, err = s.upper(ctx, m, t, view)
+	case m.Output >= 0:
+		err = errors.New("the isolation chroot has no mounts that are results of a step")
 	}
 	if err != nil {
 		return err
@@ -155,12 +166,31 @@ func (s *step) prepareBind(ctx context.Context, m *pb.Mount) error {
 	return nil
 }
 
-func (s *step) prepareCache(ctx context.Context, m *pb.Mount) error {
-	dir, release, err := s.n.b.cacheMount(ctx, m, s.input(m))
-	if err != nil {
-		return err
+// readable returns a tree that the command can't write to.
+func (s *step) readable(ctx context.Context, t *Tree) (runner.Tree, error) {
+	switch {
+	case s.jailed():
+		return runner.Tree{}, nil // its files are copied
+	case s.plain():
+		w, err := s.takeTree(ctx, t)
+		if err != nil {
+			return runner.Tree{}, err
+		}
+		return runner.Tree{Upper: w.root()}, s.enterTree(w)
 	}
-	s.release = append(s.release, release)
+	return t.readable(ctx)
+}
+
+func (s *step) prepareCache(ctx context.Context, m *pb.Mount) error {
+	dir, locked := s.caches[m]
+	if !locked {
+		var release func()
+		var err error
+		if dir, release, err = s.n.b.cacheMount(ctx, m, s.input(m)); err != nil {
+			return err
+		}
+		s.release = append(s.release, release)
+	}
 	opts := []string{"rbind"}
 	if m.Readonly {
 		opts = append(opts, "ro")

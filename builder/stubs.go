@@ -60,6 +60,9 @@ func (s *step) stubMount(ctx context.Context, m *mount, targets []snapshot.Targe
 
 // stub puts a layer with the missing mount points on top of a tree.
 func (s *step) stub(ctx context.Context, t *runner.Tree, view snapshot.FS, targets []snapshot.Target) error {
+	if s.plain() {
+		return s.plainPoints(t, targets)
+	}
 	entries, err := collect(snapshot.Stubs(view, targets))
 	if err != nil {
 		return err
