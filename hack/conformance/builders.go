@@ -176,6 +176,7 @@ func withoutSyntax(dir string) (string, error) {
 // bk is the builder to judge.
 type bk struct {
 	exe, root string
+	isolation string          // of --isolation; empty: what bk chooses
 	become    func(*exec.Cmd) // makes the command another user's; nil: not
 }
 
@@ -201,6 +202,9 @@ func (b *bk) build(ctx context.Context, in *input) (string, error) {
 		args = append(args, "--build-context", name+"="+where)
 	}
 	args = append(args, in.grants()...)
+	if b.isolation != "" {
+		args = append(args, "--isolation", b.isolation)
+	}
 	args = append(args, "-f", filepath.Join(in.context, "Dockerfile"), in.context)
 	return command(ctx, b.become, b.exe, []string{"BK_ROOT=" + b.root}, args...)
 }

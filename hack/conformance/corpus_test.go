@@ -28,6 +28,17 @@ func TestCorpus(t *testing.T) {
 	(&corpusRun{subject: &bk{exe: buildBK(t), root: t.TempDir()}, temp: (*testing.T).TempDir}).run(t)
 }
 
+// Without namespaces and mounts the results are the same, but for what the list
+// of differences names.
+func TestCorpusChroot(t *testing.T) {
+	needCorpus(t)
+	(&corpusRun{
+		subject: &bk{exe: buildBK(t), root: t.TempDir(), isolation: "chroot"},
+		lists:   []string{"differences-chroot"},
+		temp:    (*testing.T).TempDir,
+	}).run(t)
+}
+
 // An ordinary user with subordinate ids gets the same of bk, but for what the
 // list of differences names.
 func TestCorpusRootless(t *testing.T) {
