@@ -37,11 +37,40 @@ func ownExecutable(files []*os.File) (*os.File, error) {
 
 func readOnlyExecutable() (int, error) {
 	n, err := unix.OpenTree(unix.AT_FDCWD, "/proc/self/exe", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err == unix.EINVAL {
+		n, err = cloneByName()
+	}
 	if err != nil {
 		return -1, err
 	}
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID}
 	if err := unix.MountSetattr(n, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		unix.Close(n)
+		return -1, err
+	}
+	return n, nil
+}
+
+// cloneByName clones the mount of the executable that this mount namespace has:
+// who enters a new one still runs from the mount of the old one, which can't be
+// cloned.
+func cloneByName() (int, error) {
+	name, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return -1, err
+	}
+	n, err := unix.OpenTree(unix.AT_FDCWD, name, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
+	if err != nil {
+		return -1, err
+	}
+	var own, named unix.Stat_t
+	if err = unix.Stat("/proc/self/exe", &own); err == nil {
+		err = unix.Fstat(n, &named)
+	}
+	if err == nil && (own.Dev != named.Dev || own.Ino != named.Ino) {
+		err = unix.ENOENT // another file has its name now
+	}
+	if err != nil {
 		unix.Close(n)
 		return -1, err
 	}

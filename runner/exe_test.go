@@ -3,6 +3,7 @@
 package runner
 
 import (
+	"errors"
 	"os"
 	"testing"
 
@@ -29,5 +30,22 @@ func TestDescriptorNumbers(t *testing.T) {
 			t.Errorf("with standard input as %d: %+v, %v; %s", high, status, err, out)
 		}
 		stdin.Close()
+	}
+}
+
+// The executable is found by its name too, for who entered a mount namespace in
+// which /proc/self/exe is of another's mount.
+func TestExecutableByName(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("cloning a mount needs root")
+	}
+	n, err := cloneByName()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(n)
+	var own, named unix.Stat_t
+	if err := errors.Join(unix.Stat("/proc/self/exe", &own), unix.Fstat(n, &named)); err != nil || own.Ino != named.Ino {
+		t.Errorf("inode %d, want %d: %v", named.Ino, own.Ino, err)
 	}
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"bk.build/bk/hack/pods"
 	"bk.build/bk/runner/host"
 )
 
@@ -323,6 +324,74 @@ func TestDoctor(t *testing.T) {
 			}
 			if !strings.Contains(fixes, tt.fix) {
 				t.Errorf("%q is not among what would help:\n%s", tt.fix, fixes)
+			}
+		})
+	}
+}
+
+// In a pod doctor names the fields that would allow more.
+func TestDoctorInPods(t *testing.T) {
+	exe, err := exec.LookPath("bk")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin := t.TempDir()
+	open(t, bin)
+	if out, err := command("cp", "-L", exe, filepath.Join(bin, "bk")).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for _, tt := range []struct {
+		kind  pods.Kind
+		want  host.Isolation
+		fails []string
+		fix   []string
+	}{
+		{pods.Default, host.Chroot, []string{"user-namespaces", "mounts"}, []string{"seccompProfile.type: Unconfined", "privileged: true"}},
+		{pods.Unconfined, host.Chroot, []string{"proc", "mounts"}, []string{"procMount: Unmasked"}},
+		{pods.Restricted, host.Chroot, []string{"user-namespaces", "subordinate-ids"}, []string{"seccompProfile.type: Unconfined"}},
+		{pods.HostUsers, host.Chroot, []string{"user-namespaces", "mounts"}, []string{"seccompProfile.type: Unconfined"}},
+		{pods.Podman, host.Chroot, []string{"proc"}, []string{"systempaths=unconfined"}},
+	} {
+		t.Run(string(tt.kind), func(t *testing.T) {
+			if err := pods.Needs(tt.kind); err != nil {
+				t.Skip(err)
+			}
+			store, image := t.TempDir(), t.TempDir()
+			if err := pods.Image(image); err != nil {
+				t.Fatal(err)
+			}
+			pod := pods.Pod{
+				Kind: tt.kind, Root: image, Volumes: map[string]string{"/store": store}, ReadOnly: map[string]string{"/opt": bin},
+				Args: []string{"/opt/bk", "--root=/store", "doctor", "--format=json"},
+			}
+			if tt.kind == pods.Podman {
+				pod.Env = []string{"container=podman"}
+			} else {
+				pod.Env = []string{"KUBERNETES_SERVICE_HOST=10.0.0.1"}
+			}
+			cmd, err := pod.Command(t.Context(), t.TempDir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			o := wait(t, cmd)
+			var r host.Report
+			if err := json.Unmarshal([]byte(o.stdout), &r); err != nil || o.code != 0 {
+				t.Fatalf("exit code %d, %v: %s%s", o.code, err, o.stdout, o.stderr)
+			}
+			if r.Isolation != tt.want {
+				t.Errorf("isolation %q, want %q", r.Isolation, tt.want)
+			}
+			fixes := ""
+			for _, c := range r.Checks {
+				if slices.Contains(tt.fails, c.ID) && c.OK {
+					t.Errorf("%s is allowed: %s", c.ID, c.Detail)
+				}
+				fixes += strings.Join(c.Fix, "\n") + "\n"
+			}
+			for _, fix := range tt.fix {
+				if !strings.Contains(fixes, fix) {
+					t.Errorf("%q is not among what would help:\n%s", fix, fixes)
+				}
 			}
 		})
 	}

@@ -96,8 +96,12 @@ func (p *prober) base() (uintptr, *userns.Mapping) {
 func (p *prober) mounts() Check {
 	c := Check{ID: "mounts", Title: "root's mounts"}
 	if !p.place.admin {
+		sudo := ""
+		if p.place.uid != 0 && !p.place.noNewPriv {
+			sudo = "sudo bk build"
+		}
 		return found(c, errors.New("CAP_SYS_ADMIN is missing"), "", p.fixes(fix{
-			command: "sudo bk build",
+			command: sudo,
 			pod:     "hostUsers: false with securityContext.capabilities.add: [SYS_ADMIN], or securityContext.privileged: true",
 			docker:  "--privileged"})...)
 	}

@@ -46,7 +46,7 @@ func container(getenv func(string) string) string {
 	switch {
 	case strings.Contains(readSmall("/proc/version"), "gVisor"), exists("/proc/sentry-meminfo"):
 		return "gvisor"
-	case getenv("KUBERNETES_SERVICE_HOST") != "", exists("/var/run/secrets/kubernetes.io"):
+	case getenv("KUBERNETES_SERVICE_HOST") != "":
 		return "kubernetes"
 	case exists("/.dockerenv"):
 		return "docker"
@@ -54,6 +54,8 @@ func container(getenv func(string) string) string {
 		return "podman"
 	case getenv("container") == "lxc":
 		return "lxc"
+	case exists("/var/run/secrets/kubernetes.io"):
+		return "kubernetes"
 	case getenv("container") != "":
 		return "container"
 	}
