@@ -364,11 +364,6 @@ func TestDoctorInPods(t *testing.T) {
 				Kind: tt.kind, Root: image, Volumes: map[string]string{"/store": store}, ReadOnly: map[string]string{"/opt": bin},
 				Args: []string{"/opt/bk", "--root=/store", "doctor", "--format=json"},
 			}
-			if tt.kind == pods.Podman {
-				pod.Env = []string{"container=podman"}
-			} else {
-				pod.Env = []string{"KUBERNETES_SERVICE_HOST=10.0.0.1"}
-			}
 			cmd, err := pod.Command(t.Context(), t.TempDir())
 			if err != nil {
 				t.Fatal(err)

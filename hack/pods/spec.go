@@ -17,6 +17,14 @@ import (
 // the filter of podman's containers.
 const podmanProfile = "/usr/share/containers/seccomp.json"
 
+// mark is the variable by which programs tell where they are.
+func (p *Pod) mark() string {
+	if p.Kind == Podman {
+		return "container=podman"
+	}
+	return "KUBERNETES_SERVICE_HOST=127.0.0.1"
+}
+
 // Spec returns the pod as its runtime is told about it; the root file system is
 // "rootfs".
 func (p *Pod) Spec() (*specs.Spec, error) {
@@ -34,7 +42,7 @@ func (p *Pod) Spec() (*specs.Spec, error) {
 		Hostname: "pod",
 		Process: &specs.Process{
 			Args: p.Args, Cwd: cwd, User: user,
-			Env:             append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + home, "KUBERNETES_SERVICE_HOST=127.0.0.1"}, p.Env...),
+			Env:             append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + home, p.mark()}, p.Env...),
 			Capabilities:    p.capabilities(),
 			NoNewPrivileges: p.Kind == Restricted,
 		},
