@@ -60,6 +60,9 @@ func newBench(ctx context.Context, f *flags, work string) (_ *bench, err error) 
 	if b.builders, err = newBuilders(ctx, f, work); err != nil {
 		return nil, err
 	}
+	if err := addUser(work); err != nil {
+		return nil, err
+	}
 	if b.shared, err = newVolume(ctx, work, "shared"); err != nil {
 		return nil, err
 	}
@@ -208,6 +211,9 @@ func (b *bench) phase(ctx context.Context, i int, with builder, j *job, before *
 			return nil, err
 		}
 		took.wall = took.end.Sub(last)
+	}
+	if s.parts > 1 {
+		took.wall /= time.Duration(s.parts)
 	}
 	r := b.result(s, p, with)
 	r.samples = append(r.samples, took)

@@ -52,7 +52,9 @@ func newBuilders(ctx context.Context, f *flags, work string) ([]builder, error) 
 	if err != nil {
 		return nil, err
 	}
-	all := []builder{&bk{exe: exe}}
+	all := []builder{
+		&bk{exe: exe}, &isolated{bk{exe: exe}, "rootless", true}, &isolated{bk{exe: exe}, "single-id", true}, &isolated{bk{exe: exe}, "chroot", false},
+	}
 	for _, name := range f.peerNames() {
 		if name == "buildah" {
 			all = append(all, &buildah{})

@@ -25,15 +25,17 @@ type scenario struct {
 	layers      int    // that the image must have on top of its base
 	kaniko      bool   // kaniko takes part
 	kind        kind
+	parts       int // that the times are divided by; 0: 1
 }
 
 // A kind of scenario says who takes part, and which table it is in.
 type kind int
 
 const (
-	builds kind = iota // from a Dockerfile to a layout
-	moves              // from one place to another
-	pushes             // from the end of the last step to the registry
+	builds    kind = iota // from a Dockerfile to a layout
+	moves                 // from one place to another
+	pushes                // from the end of the last step to the registry
+	isolating             // as builds, by bk with each isolation of steps; times are of one step
 )
 
 // A phase is one build of a scenario. The first is cold; each starts from what
@@ -76,6 +78,11 @@ func (s *scenario) takes(b builder) bool {
 		return b.name() == "bk" || isMover(b)
 	case pushes:
 		return b.name() == "bk" || b.name() == "buildkitd"
+	case isolating:
+		return strings.HasPrefix(b.name(), "bk") || b.name() == "kaniko"
+	}
+	if _, other := b.(*isolated); other {
+		return false
 	}
 	return !isMover(b) && (s.kaniko || b.isolates())
 }
@@ -99,6 +106,7 @@ func scenarios(scale float64, n int) []*scenario {
 		largeLayer("layer-zstd", "zstd", size(1_000_000_000), target{ratio: 0.7}),
 		largeBase(size(250_000_000)),
 		platforms(),
+		isolations(count(50), n),
 		copies(size(250_000_000)),
 		push("push-run", "`RUN` that writes 1 GB", size(1_000_000_000), "FROM %s/busybox\nRUN --mount=target=/context cp /context/large /\n"),
 		push("push-copy", "`COPY` of 1 GB", size(1_000_000_000), "FROM %s/busybox\nCOPY large /\n"),
