@@ -2,6 +2,7 @@ package runner
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -33,8 +34,9 @@ type Detached struct {
 	Gate *os.File
 	// Inherit are given to the command as descriptors 3 and on.
 	Inherit []*os.File
-	// Listener is a connected stream socket that gets the notifications of the
-	// seccomp filter, if it has any, together with ListenerState.
+	// Listener is a connected stream socket (Linux.Seccomp.ListenerPath) that
+	// gets the descriptor of the seccomp filter's notifications, if it has any,
+	// and the state of the container's process as the specification wants it.
 	Listener *os.File
 
 	// Namespaces is called with the process's number when its namespaces exist
@@ -129,6 +131,7 @@ func (b *planner) detach(d *Detached) error {
 	}
 	b.c.Root = Tree{Upper: d.Rootfs}
 	b.plan.Detached = &child.Detached{RootPath: d.Rootfs, Sync: true}
+	b.inherit(d)
 	for _, step := range []func() error{b.namespaces, b.root, b.propagation, b.mounts, b.paths, b.devices, b.process} {
 		if err := step(); err != nil {
 			return err
@@ -148,6 +151,7 @@ func (b *planner) join(pid int, d *Detached) error {
 		return err
 	}
 	b.plan.Detached = &child.Detached{Enter: true}
+	b.inherit(d)
 	for _, ns := range namespaceKinds() {
 		same, err := b.joinPath(ns, fmt.Sprintf("/proc/%d/ns/%s", pid, ns.file))
 		if err != nil && !(same || errors.Is(err, os.ErrNotExist)) {
@@ -176,21 +180,22 @@ func (b *planner) descriptors(d *Detached) error {
 	if d.Gate != nil {
 		q.Gate = b.pass(d.Gate)
 	}
-	if d.Listener != nil && b.plan.Process.Filter != "" {
+	if b.notifies && d.Listener == nil {
+		return errors.New("spec: linux.seccomp: notifications need a socket that takes them (listenerPath)")
+	}
+	if b.notifies {
 		b.plan.Process.Listener = b.pass(d.Listener)
 	}
-	q.Inherit = uint64(len(d.Inherit))
-	for i, f := range d.Inherit {
-		n := b.pass(f)
-		if i == 0 {
-			// The first must lie beyond all places that the others go to.
-			for n < child.ControlFD+q.Inherit {
-				n = b.pass(f)
-			}
-			q.InheritFrom = n
-		}
-	}
 	return nil
+}
+
+// inherit hands over what the command has from 3 on, before all else, so that
+// nothing that is still needed is in the way.
+func (b *planner) inherit(d *Detached) {
+	for _, f := range d.Inherit {
+		b.pass(f)
+	}
+	b.plan.Detached.Inherit = uint64(len(d.Inherit))
 }
 
 // pass gives the child a descriptor and returns its number there.
@@ -274,8 +279,20 @@ func (b *planner) tellState(pid int, d *Detached) {
 	q.Creating = string(d.State(pid, specs.StateCreating))
 	q.Created = string(d.State(pid, specs.StateCreated))
 	if b.plan.Process.Listener != 0 {
-		b.plan.Process.ListenerState = string(d.State(pid, specs.StateCreating))
+		b.plan.Process.ListenerState = b.listenerState(pid, d.State(pid, specs.StateCreating))
 	}
+}
+
+// listenerState is what a seccomp agent reads, a container process state of the
+// specification around the container's state. The process's number comes first,
+// in child.ListenerPID, so that the child can correct it.
+func (b *planner) listenerState(pid int, state []byte) string {
+	metadata, err := json.Marshal(b.c.Spec.Linux.Seccomp.ListenerMetadata)
+	if err != nil {
+		metadata = []byte(`""`)
+	}
+	return fmt.Sprintf(`{"pid":%-*d,"ociVersion":%q,"fds":[%q],"metadata":%s,"state":%s}`,
+		child.ListenerPIDSize, pid, specs.Version, specs.SeccompFdName, metadata, state)
 }
 
 // follow listens until the container is created.

@@ -24,6 +24,7 @@ type planner struct {
 	foreignDev bool
 	// detached is set for containers of an OCI runtime.
 	detached bool
+	notifies bool       // the seccomp filter has notifications
 	files    []*os.File // that the child gets, from child.ControlFD+1 on
 	opened   []*os.File // those of them that are closed here
 }
@@ -169,6 +170,10 @@ func (b *planner) filter() error {
 	if err != nil {
 		return fmt.Errorf("spec: %w", err)
 	}
+	if prog.Notifies() && !b.detached {
+		return errors.New("spec: linux.seccomp: a step has nobody who answers the notifications of its filter")
+	}
+	b.notifies = prog.Notifies()
 	b.plan.Process.Filter, b.plan.Process.FilterFlags = string(prog.Code), prog.Flags
 	return nil
 }

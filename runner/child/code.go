@@ -144,7 +144,6 @@ func (c *coder) detached(p **Detached) {
 	c.num(&d.Columns)
 	c.num(&d.Gate)
 	c.num(&d.Inherit)
-	c.num(&d.InheritFrom)
 }
 
 func (c *coder) hook(h *Hook) {

@@ -232,6 +232,15 @@ func command(p *Plan, fork bool) (*step, error) {
 		}
 	}
 	s.inSession = !fork
+	if fork && p.Process.Listener != 0 {
+		if err := syscall.Pipe2(s.told[:], syscall.O_CLOEXEC); err != nil {
+			return nil, explain("make a pipe", err)
+		}
+		s.whoAmI = s.told[0]
+	}
+	if err := s.inherit(p.Detached); err != nil {
+		return nil, err
+	}
 	s.rights(p)
 	return s, nil
 }
@@ -291,7 +300,7 @@ func pass(p *Plan) error {
 			return explain("startContainer hook "+d.StartHooks[i].Path, err)
 		}
 	}
-	return d.inherit()
+	return nil
 }
 
 func errnoOr(err error, other syscall.Errno) error {
@@ -301,13 +310,20 @@ func errnoOr(err error, other syscall.Errno) error {
 	return err
 }
 
-// inherit moves descriptors to where the command looks for them. Those in the
-// way, the control socket first, are not needed any more.
-func (d *Detached) inherit() error {
+// inherit prepares to move descriptors to where the command looks for them. The
+// control socket is in their way, and is kept elsewhere until the end.
+func (s *step) inherit(d *Detached) error {
+	if d.Inherit == 0 {
+		return nil
+	}
+	beyond := ControlFD + 1 + int(d.Inherit)
+	n, err := call(syscall.SYS_FCNTL, ControlFD, syscall.F_DUPFD_CLOEXEC, uintptr(beyond))
+	if err != nil {
+		return explain("keep the control socket", err)
+	}
+	s.control = uintptr(n)
 	for i := range int(d.Inherit) {
-		if err := syscall.Dup3(int(d.InheritFrom)+i, ControlFD+i, 0); err != nil {
-			return explain("pass descriptor "+itoa(ControlFD+i), err)
-		}
+		s.add("pass descriptor "+itoa(ControlFD+i), syscall.SYS_DUP3, uintptr(ControlFD+1+i), uintptr(ControlFD+i), 0)
 	}
 	return nil
 }
@@ -326,6 +342,10 @@ func (s *step) become(fork bool) error {
 	sigmask(&old, nil)
 	if errno != 0 {
 		return explain("fork the command", errno)
+	}
+	if s.whoAmI > 0 {
+		name := itoa(int(pid)) + "          "
+		syscall.Write(s.told[1], []byte(name[:ListenerPIDSize]))
 	}
 	report(ReportPID, uint32(pid), "")
 	syscall.Exit(0)

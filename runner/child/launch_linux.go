@@ -36,6 +36,12 @@ type step struct {
 	// inSession tells that this process, which leads a session already, becomes
 	// the command.
 	inSession bool
+	// whoAmI is a pipe from which a forked process hears its own number, for the
+	// state that goes to a seccomp agent; 0: it knows.
+	whoAmI int
+	told   [2]int // the pipe
+	// control is where failures are reported.
+	control uintptr
 	// held keeps alive, and off the stack, what the calls point to.
 	held []unsafe.Pointer
 }
@@ -107,10 +113,11 @@ func sigmask(set, old *uint64) {
 
 func prepare(p *Plan) *step {
 	s := &step{
-		paths:  cstrs(p.Process.Paths),
-		argv:   cstrs(p.Process.Argv),
-		envv:   cstrs(p.Process.Env),
-		failed: frame(ReportExec, 0, "\x00\x00\x00\x00"),
+		control: ControlFD,
+		paths:   cstrs(p.Process.Paths),
+		argv:    cstrs(p.Process.Argv),
+		envv:    cstrs(p.Process.Env),
+		failed:  frame(ReportExec, 0, "\x00\x00\x00\x00"),
 	}
 	s.clone.exitSignal = uint64(syscall.SIGCHLD)
 	s.clone.flags = cloneClearSighand
@@ -289,18 +296,23 @@ func (s *step) filter(q *Process) {
 		return
 	}
 	code := []byte(q.Filter)
-	prog := &struct {
-		length uint16
-		code   *byte
-	}{uint16(len(code) / 8), &code[0]}
-	load := s.add("load the seccomp filter", sysSeccomp, seccompSetFilter, uintptr(q.FilterFlags), s.ref(unsafe.Pointer(prog)))
+	prog := &sockFprog{uint16(len(code) / 8), &code[0]}
 	if q.Listener != 0 {
-		s.sendListener(q, load)
+		s.loadNotifying(q, prog)
+		return
 	}
+	s.add("load the seccomp filter", sysSeccomp, seccompSetFilter, uintptr(q.FilterFlags), s.ref(unsafe.Pointer(prog)))
 }
 
-// sendListener sends the descriptor that loading a filter returns.
-func (s *step) sendListener(q *Process, load *rawCall) {
+// sockFprog is the kernel's struct sock_fprog.
+type sockFprog struct {
+	length uint16
+	code   *byte
+}
+
+// loadNotifying prepares the load of a filter, which returns a descriptor, and
+// sends that away.
+func (s *step) loadNotifying(q *Process, prog *sockFprog) {
 	const rights = 1 // SCM_RIGHTS
 	control := &struct {
 		length      uintptr
@@ -313,10 +325,14 @@ func (s *step) sendListener(q *Process, load *rawCall) {
 	if len(state) == 0 {
 		state = []byte{0}
 	}
+	if s.whoAmI > 0 && len(state) >= ListenerPID+ListenerPIDSize {
+		s.add("hear who it is", syscall.SYS_READ, uintptr(s.whoAmI), s.ref(unsafe.Pointer(&state[ListenerPID])), ListenerPIDSize)
+	}
 	part := &syscall.Iovec{Base: &state[0]}
 	part.SetLen(len(state))
 	message := &syscall.Msghdr{Iov: part, Iovlen: 1, Control: (*byte)(unsafe.Pointer(control))}
 	message.SetControllen(int(unsafe.Sizeof(*control)))
+	load := s.add("load the seccomp filter", sysSeccomp, seccompSetFilter, uintptr(q.FilterFlags), s.ref(unsafe.Pointer(prog)))
 	load.keep, load.store = true, &control.fd
 	s.add("send the notifications of the seccomp filter", sysSendmsg, uintptr(q.Listener), s.ref(unsafe.Pointer(message)), 0)
 	s.add("close the notifications", syscall.SYS_CLOSE).kept = true
@@ -356,7 +372,7 @@ func (s *step) becomeStep() {
 		}
 		r, _, errno := syscall.RawSyscall6(c.nr, c.args[0], c.args[1], c.args[2], c.args[3], c.args[4], c.args[5])
 		if errno != 0 && c.frame != nil {
-			fail(c.frame, errno)
+			s.fail(c.frame, errno)
 		}
 		if c.keep {
 			kept = r
@@ -386,25 +402,25 @@ func (s *step) exec() {
 			_, _, missing := syscall.RawSyscall6(syscall.SYS_FACCESSAT, uintptr(at), uintptr(unsafe.Pointer(path)), 0, 0, 0, 0)
 			if missing == 0 { // but not its interpreter
 				s.failed[9] = 1
-				fail(s.failed, errno)
+				s.fail(s.failed, errno)
 			}
 		case syscall.ENOTDIR:
 		case syscall.EACCES:
 			result = errno
 		default:
-			fail(s.failed, errno)
+			s.fail(s.failed, errno)
 		}
 	}
-	fail(s.failed, result)
+	s.fail(s.failed, result)
 }
 
 // fail sends the frame and ends the process.
 //
 //go:norace
 //go:nosplit
-func fail(frame []byte, errno syscall.Errno) {
+func (s *step) fail(frame []byte, errno syscall.Errno) {
 	frame[5], frame[6] = byte(errno), byte(errno>>8)
-	syscall.RawSyscall6(syscall.SYS_WRITE, ControlFD, uintptr(unsafe.Pointer(&frame[0])), uintptr(len(frame)), 0, 0, 0)
+	syscall.RawSyscall6(syscall.SYS_WRITE, s.control, uintptr(unsafe.Pointer(&frame[0])), uintptr(len(frame)), 0, 0, 0)
 	for {
 		syscall.RawSyscall6(syscall.SYS_EXIT_GROUP, exitRefused, 0, 0, 0, 0, 0)
 	}

@@ -59,9 +59,9 @@ type Detached struct {
 	Rows, Columns uint64
 	// Gate is a FIFO: the command waits for a byte from it.
 	Gate uint64
-	// Inherit is how many descriptors, from InheritFrom on, the command has from
-	// 3 on.
-	Inherit, InheritFrom uint64
+	// Inherit is how many descriptors, the first behind ControlFD, the command
+	// has from 3 on.
+	Inherit uint64
 }
 
 // Hook is a program that is run to its end.
@@ -236,7 +236,9 @@ type Process struct {
 	Filter      string
 	FilterFlags uint64
 	// Listener is a stream socket that gets the descriptor of the filter's
-	// notifications, with ListenerState; 0: there are none.
+	// notifications, with ListenerState; 0: there are none. The process's number,
+	// at ListenerPID of the state, is replaced when another process becomes the
+	// command.
 	Listener      uint64
 	ListenerState string
 }
@@ -267,6 +269,13 @@ const (
 	// ReportPID: the process that becomes the command. Payload: its number, in
 	// the namespace of the child.
 	ReportPID = 'p'
+)
+
+// ListenerPID is where Process.ListenerState has the process's number, and
+// ListenerPIDSize how many bytes it takes.
+const (
+	ListenerPID     = len(`{"pid":`)
+	ListenerPIDSize = 10
 )
 
 // Magic starts the stream from the runner; the length of the encoded plan (4

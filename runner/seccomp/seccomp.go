@@ -35,12 +35,25 @@ type Program struct {
 	Flags uint64
 }
 
+// Notifies reports whether loading the program returns a descriptor, from which
+// somebody must read and answer system calls.
+func (p *Program) Notifies() bool { return p.Flags&flagNewListener != 0 }
+
+// Flags of the kernel.
+const (
+	flagLog              = 1 << 1
+	flagSpecAllow        = 1 << 2
+	flagNewListener      = 1 << 3
+	flagWaitKillableRecv = 1 << 5
+)
+
 // Actions of the kernel, in the upper 16 bits of a program's result.
 const (
 	actKillThread  = 0x00000000
 	actKillProcess = 0x80000000
 	actTrap        = 0x00030000
 	actErrno       = 0x00050000
+	actNotify      = 0x7fc00000
 	actTrace       = 0x7ff00000
 	actLog         = 0x7ffc0000
 	actAllow       = 0x7fff0000
@@ -78,18 +91,45 @@ func filterFlags(p *specs.LinuxSeccomp) (flags uint64, err error) {
 	for _, f := range p.Flags {
 		switch f {
 		case specs.LinuxSeccompFlagLog:
-			flags |= 2
+			flags |= flagLog
 		case specs.LinuxSeccompFlagSpecAllow:
-			flags |= 4
+			flags |= flagSpecAllow
+		case specs.LinuxSeccompFlagWaitKillableRecv:
+			flags |= flagWaitKillableRecv
 		case "SECCOMP_FILTER_FLAG_TSYNC": // there is one thread
 		default:
 			return 0, fmt.Errorf("flag %q is not supported", f)
 		}
 	}
-	if p.ListenerPath != "" || p.ListenerMetadata != "" {
-		return 0, errors.New("listenerPath is not supported")
+	if p.ListenerMetadata != "" && p.ListenerPath == "" {
+		return 0, errors.New("listenerMetadata is given without listenerPath")
 	}
-	return flags, nil
+	notifies, err := notifies(p)
+	if notifies {
+		flags |= flagNewListener
+	} else {
+		flags &^= flagWaitKillableRecv // which is for those who listen
+	}
+	return flags, err
+}
+
+// notifies reports whether the profile asks somebody about system calls. What
+// hands over the descriptor of the notifications can't be asked about itself.
+func notifies(p *specs.LinuxSeccomp) (bool, error) {
+	if p.DefaultAction == specs.ActNotify {
+		return true, fmt.Errorf("%s can't be the default action", specs.ActNotify)
+	}
+	found := false
+	for _, s := range p.Syscalls {
+		if s.Action != specs.ActNotify {
+			continue
+		}
+		found = true
+		if slices.Contains(s.Names, "sendmsg") {
+			return true, fmt.Errorf("%s can't be the action for sendmsg, which hands over the notifications", specs.ActNotify)
+		}
+	}
+	return found, nil
 }
 
 // action translates an action with its errno.
@@ -116,6 +156,8 @@ func action(a specs.LinuxSeccompAction, errnoRet *uint) (uint32, error) {
 		return actAllow, nil
 	case specs.ActLog:
 		return actLog, nil
+	case specs.ActNotify:
+		return actNotify, nil
 	}
 	return 0, fmt.Errorf("action %q is not supported", a)
 }

@@ -233,12 +233,13 @@ func TestRefused(t *testing.T) {
 		"default action":  {DefaultAction: "SCMP_ACT_MAYBE"},
 		"default errno":   {DefaultAction: specs.ActErrno, DefaultErrnoRet: &large},
 		"action":          call(specs.LinuxSyscall{Names: []string{"read"}, Action: "x"}),
-		"notify":          call(specs.LinuxSyscall{Names: []string{"read"}, Action: specs.ActNotify}),
+		"notify of all":   {DefaultAction: specs.ActNotify},
+		"notify of send":  call(specs.LinuxSyscall{Names: []string{"sendmsg"}, Action: specs.ActNotify}),
 		"operator":        call(specs.LinuxSyscall{Names: []string{"read"}, Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{{Op: "x"}}}),
 		"argument":        call(specs.LinuxSyscall{Names: []string{"read"}, Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{{Index: 6, Op: specs.OpEqualTo}}}),
 		"architecture":    {DefaultAction: specs.ActAllow, Architectures: []specs.Arch{"SCMP_ARCH_Z80"}},
 		"flag":            {DefaultAction: specs.ActAllow, Flags: []specs.LinuxSeccompFlag{"SECCOMP_FILTER_FLAG_NEW"}},
-		"listener":        {DefaultAction: specs.ActAllow, ListenerPath: "/s"},
+		"metadata":        {DefaultAction: specs.ActAllow, ListenerMetadata: "x"},
 		"unknown to deny": call(specs.LinuxSyscall{Names: []string{"no_such_call"}, Action: specs.ActErrno}),
 	} {
 		if got, err := Compile(&p); err == nil {
@@ -333,4 +334,25 @@ func Example() {
 	prog, err := Compile(p)
 	fmt.Println(len(prog.Code) > 0, err)
 	// Output: true <nil>
+}
+
+// A profile that asks somebody says so in its flags; one that asks nobody has
+// no descriptor that somebody would have to read.
+func TestNotify(t *testing.T) {
+	wait := []specs.LinuxSeccompFlag{specs.LinuxSeccompFlagWaitKillableRecv}
+	for _, test := range []struct {
+		action specs.LinuxSeccompAction
+		want   uint64
+	}{{specs.ActNotify, flagNewListener | flagWaitKillableRecv}, {specs.ActErrno, 0}} {
+		p, err := Compile(&specs.LinuxSeccomp{
+			DefaultAction: specs.ActAllow, Flags: wait, ListenerPath: "/s",
+			Syscalls: []specs.LinuxSyscall{{Names: []string{"mkdir"}, Action: test.action}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.Flags != test.want || p.Notifies() != (test.want != 0) {
+			t.Errorf("%s: flags %#x, want %#x", test.action, p.Flags, test.want)
+		}
+	}
 }
