@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"bk.build/bk/runner/userns"
 )
 
 // place is where the process runs, which decides how things are allowed.
@@ -22,7 +24,7 @@ type place struct {
 
 func findPlace() place {
 	p := place{uid: os.Geteuid(), admin: capable(unix.CAP_SYS_ADMIN), container: container(os.Getenv)}
-	p.mapped = !initialNamespace()
+	p.mapped = userns.Inside()
 	status := readSmall("/proc/self/status")
 	p.noNewPriv = field(status, "NoNewPrivs") == "1"
 	p.filtered = field(status, "Seccomp") == "2"

@@ -2,31 +2,16 @@ package host
 
 import (
 	"os"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"bk.build/bk/runner/userns"
 )
 
-// initialUserNamespace is the inode of the first user namespace in nsfs, which
-// has been the same since it has had one (PROC_USER_INIT_INO).
-const initialUserNamespace = 0xEFFFFFFD
-
 // TrustedXattrs reports whether this process can write attributes trusted.*,
 // which takes CAP_SYS_ADMIN in the first user namespace. Where it can't,
 // overlayfs keeps its notes in attributes user.overlay.*.
-func TrustedXattrs() bool { return initialNamespace() && capable(unix.CAP_SYS_ADMIN) }
-
-// initialNamespace reports whether this process is in the first user namespace.
-func initialNamespace() bool {
-	info, err := os.Stat("/proc/self/ns/user")
-	if err != nil {
-		return false
-	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	return ok && st.Ino == initialUserNamespace
-}
+func TrustedXattrs() bool { return !userns.Inside() && capable(unix.CAP_SYS_ADMIN) }
 
 // capable reports whether a capability is in the effective set.
 func capable(n int) bool {

@@ -33,6 +33,17 @@ func ProcHidden() bool {
 	return false
 }
 
+// initial is the first user namespace: its number in nsfs has been the same since
+// it has had one (PROC_USER_INIT_INO).
+const initial = "user:[4026531837]"
+
+// Inside reports whether this process is in a user namespace that somebody made, or
+// may be, where it cannot be told.
+func Inside() bool {
+	name, err := os.Readlink("/proc/self/ns/user")
+	return err != nil || name != initial
+}
+
 // MountProc tries to mount a new proc in new user and process namespaces.
 func MountProc() error {
 	m := own()

@@ -2,6 +2,7 @@ package enter
 
 import (
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"unsafe"
@@ -76,7 +77,11 @@ func Mapping() (userns.Mapping, error) {
 	return userns.Subordinate(os.Geteuid(), os.Getegid(), userns.SystemFiles())
 }
 
-func environment(isolation string) []string { return append(os.Environ(), variable+"="+isolation) }
+// environment tells the inner process what it is in, and programs that it starts
+// whose namespace it is, as podman's do.
+func environment(isolation string) []string {
+	return append(os.Environ(), variable+"="+isolation, "_CONTAINERS_ROOTLESS_UID="+strconv.Itoa(os.Getuid()))
+}
 
 // Isolation returns how this process is isolated by another bk that waits for
 // it: rootless or single-id, or "" when there is none. It takes the mark out of
@@ -87,7 +92,7 @@ func Isolation() string {
 		return ""
 	}
 	_ = os.Unsetenv(variable) // it was there
-	if !rooted() || value != rootless && value != singleID {
+	if !rooted() || value != rootless && value != singleID || !userns.Inside() {
 		return ""
 	}
 	text, err := os.ReadFile("/proc/self/uid_map")

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -84,8 +85,8 @@ func podmanFiles(getenv func(string) string) []string {
 	var list []string
 	if dir := getenv("XDG_RUNTIME_DIR"); dir != "" {
 		list = append(list, filepath.Join(dir, "containers", "auth.json"))
-	} else if uid := os.Getuid(); uid >= 0 {
-		list = append(list, fmt.Sprintf("/run/containers/%d/auth.json", uid))
+	} else if uid := userID(getenv); uid != "" {
+		list = append(list, filepath.Join("/run/containers", uid, "auth.json"))
 	}
 	if dir := getenv("XDG_CONFIG_HOME"); filepath.IsAbs(dir) {
 		list = append(list, filepath.Join(dir, "containers", "auth.json"))
@@ -93,6 +94,18 @@ func podmanFiles(getenv func(string) string) []string {
 		list = append(list, filepath.Join(home, ".config", "containers", "auth.json"))
 	}
 	return list
+}
+
+// userID is the user's number. In a user namespace it is what podman's variable
+// says, which those that made the namespace set: the user is root there.
+func userID(getenv func(string) string) string {
+	if _, err := strconv.ParseUint(getenv("_CONTAINERS_ROOTLESS_UID"), 10, 32); err == nil {
+		return getenv("_CONTAINERS_ROOTLESS_UID")
+	}
+	if uid := os.Getuid(); uid >= 0 {
+		return strconv.Itoa(uid)
+	}
+	return ""
 }
 
 func read(path string, parse func(string, []byte) (*file, error)) (*file, error) {
