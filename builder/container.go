@@ -207,6 +207,7 @@ func (s *step) container(ctx context.Context) (runner.Container, error) {
 	if err != nil {
 		return none, err
 	}
+	keepShown(sp)
 	if err := s.addDevices(sp); err != nil {
 		return none, err
 	}

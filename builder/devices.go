@@ -13,6 +13,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"tags.cncf.io/container-device-interface/pkg/cdi"
 	"tags.cncf.io/container-device-interface/pkg/parser"
+
+	"bk.build/bk/runner/host"
 )
 
 // Annotations of device descriptions that BuildKit knows.
@@ -160,6 +162,17 @@ func missingDevice(reg *cdi.Cache, name string) error {
 		}
 	}
 	return errors.New(text)
+}
+
+// keepShown leaves out the devices of a step with all rights that cannot be made
+// and that the machine doesn't have either.
+func keepShown(sp *specs.Spec) {
+	if sp.Linux == nil || host.TrustedXattrs() {
+		return
+	}
+	sp.Linux.Devices = slices.DeleteFunc(sp.Linux.Devices, func(d specs.LinuxDevice) bool {
+		return host.Device(d.Type, uint32(d.Major), uint32(d.Minor)) == ""
+	})
 }
 
 // addDevices edits the step's specification as the descriptions of its devices

@@ -11,7 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bk.build/bk/runner/child"
+	"bk.build/bk/runner/host"
 	"bk.build/bk/runner/spec"
+	"bk.build/bk/runner/userns"
 )
 
 // planner turns a container into what the child does.
@@ -133,6 +135,9 @@ func (b *planner) device(d specs.LinuxDevice) {
 	}
 	if d.Type != "p" {
 		n.Rdev = unix.Mkdev(uint32(d.Major), uint32(d.Minor))
+		if userns.Inside() {
+			n.Source = host.Device(d.Type, uint32(d.Major), uint32(d.Minor))
+		}
 	}
 	b.plan.Devices = slices.DeleteFunc(b.plan.Devices, func(o child.Device) bool { return o.Path == n.Path })
 	b.plan.Devices = append(b.plan.Devices, n)

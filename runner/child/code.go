@@ -189,6 +189,7 @@ func (c *coder) device(d *Device) {
 	c.str(&d.Path)
 	c.num(&d.Mode)
 	c.num(&d.Rdev)
+	c.str(&d.Source)
 	c.num(&d.UID)
 	c.num(&d.GID)
 }

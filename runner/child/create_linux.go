@@ -196,10 +196,14 @@ func (r *rootfs) makeDevice(d *Device) error {
 	return syscall.Fchownat(dir, name, int(d.UID), int(d.GID), atSymlinkNofollow)
 }
 
-// bindDevice shows the host's node of the same name, where a user namespace
-// forbids new ones. The owner and the mode are the host's.
+// bindDevice shows the host's node, where a user namespace forbids new ones. The
+// owner and the mode are the host's.
 func (r *rootfs) bindDevice(dir int, name string, d *Device) error {
-	n, err := openat2(atFDCWD, d.Path, oPath, 0)
+	source := d.Source
+	if source == "" {
+		source = d.Path
+	}
+	n, err := openat2(atFDCWD, source, oPath, 0)
 	if err != nil {
 		return err
 	}

@@ -182,9 +182,12 @@ type Mount struct {
 
 // Device is a device node.
 type Device struct {
-	Path     string // absolute, below /dev
-	Mode     uint64 // with the type bits
-	Rdev     uint64 // as mknod(2) takes it
+	Path string // absolute, below /dev
+	Mode uint64 // with the type bits
+	Rdev uint64 // as mknod(2) takes it
+	// Source is the host's node of the device, for where a new one is forbidden;
+	// empty: the one at Path.
+	Source   string
 	UID, GID uint64
 }
 

@@ -19,3 +19,9 @@ func SingleUser() bool { return false }
 
 // Privileged reports false.
 func Privileged() bool { return false }
+
+// TrustedXattrs reports false.
+func TrustedXattrs() bool { return false }
+
+// Device returns "": only Linux has containers that see devices.
+func Device(string, uint32, uint32) string { return "" }
