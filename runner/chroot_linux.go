@@ -25,6 +25,9 @@ import (
 //     no abstract sockets of theirs (6.12);
 //   - a reaper that ends all that is left when the step has.
 //
+// Where not even chroot(2) is allowed, package trace translates the paths of the
+// step's system calls instead, and Landlock alone keeps it inside.
+//
 // The step shares the machine's network, host name, process numbers and System V
 // IPC, and there is no /proc.
 
@@ -33,26 +36,14 @@ func runChroot(ctx context.Context, c *Container) (Status, error) {
 	if err := context.Cause(ctx); err != nil {
 		return Status{}, err
 	}
-	if needsTrace() {
-		return runTraced(ctx, c)
-	}
 	b, err := newJail(c)
 	if err != nil {
 		return Status{}, err
 	}
+	if needsTrace() {
+		return runTraced(ctx, b)
+	}
 	return b.execute(ctx)
-}
-
-// needsTrace reports whether this process may not change roots, so that the
-// paths of a step's system calls would have to be translated.
-func needsTrace() bool {
-	_, own, err := ownCapabilities()
-	return err == nil && own>>unix.CAP_SYS_CHROOT&1 == 0
-}
-
-// runTraced runs a container where not even the root can be changed.
-func runTraced(context.Context, *Container) (Status, error) {
-	return Status{}, errors.New("steps can't be isolated here: chroot(2) needs CAP_SYS_CHROOT; add it to the container's capabilities, or allow user namespaces")
 }
 
 // newJail checks the container and plans it.

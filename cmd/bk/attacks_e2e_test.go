@@ -14,6 +14,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"bk.build/bk/runner/host"
 )
 
 // attackProgram builds hack/attack into the context.
@@ -26,36 +28,60 @@ func attackProgram(t *testing.T, s *site) {
 	}
 }
 
+// victim is a site whose steps are isolated in one of the ways that there are.
+type victim struct {
+	*site
+	isolation host.Isolation
+	args      []string // of bk build
+}
+
+// attack runs f for each isolation, each time with a new site on busybox.
+func attack(t *testing.T, archive string, f func(t *testing.T, v victim)) {
+	needContainers(t)
+	for _, isolation := range []host.Isolation{host.Root, host.Rootless, host.Chroot} {
+		t.Run(string(isolation), func(t *testing.T) {
+			v := victim{isolation: isolation}
+			if isolation == host.Root || isolation == host.Chroot {
+				v.site = newSite(t, archive)
+				v.args = []string{base(t, "busybox"), "--isolation=" + string(isolation)}
+			} else {
+				v.site = newAccount(t, isolation == host.Rootless).site(t, archive, "busybox")
+				v.args = []string{"--build-context=busybox=oci-layout://" + v.path("busybox"), "--isolation=" + string(isolation)}
+			}
+			f(t, v)
+		})
+	}
+}
+
 // Nothing of what hack/attack tries succeeds: system calls that reach the
 // kernel's less guarded parts, files that change the machine, devices, other
 // processes, and leaving the root directory.
 func TestAttacks(t *testing.T) {
-	needContainers(t)
-	s := newSite(t, `
+	attack(t, `
 -- Dockerfile --
 FROM busybox
 COPY attack /attack
 RUN /attack
 USER 1000
 RUN /attack
-`)
-	attackProgram(t, s)
-	out := s.build(base(t, "busybox"))
-	for line := range strings.Lines(out.logs) {
-		if strings.Contains(line, "ALLOWED") {
-			t.Error(strings.TrimSpace(line))
+`, func(t *testing.T, v victim) {
+		attackProgram(t, v.site)
+		out := v.build(v.args...)
+		for line := range strings.Lines(out.logs) {
+			if strings.Contains(line, "ALLOWED") {
+				t.Error(strings.TrimSpace(line))
+			}
 		}
-	}
-	if n := strings.Count(out.logs, "refused"); n < 100 {
-		t.Errorf("only %d attempts were made:\n%s", n, out.logs)
-	}
+		if n := strings.Count(out.logs, "refused"); n < 100 {
+			t.Errorf("only %d attempts were made:\n%s", n, out.logs)
+		}
+	})
 }
 
 // A step doesn't find the secret of another that runs at the same time, neither
 // through its processes nor through anything of the machine's.
 func TestOtherStepsSecrets(t *testing.T) {
-	needContainers(t)
-	s := newSite(t, `
+	attack(t, `
 -- Dockerfile --
 FROM busybox AS holder
 RUN --mount=type=secret,id=s,target=/run/secrets/s --mount=type=secret,id=s,env=HELD \
@@ -70,33 +96,47 @@ RUN --mount=type=cache,id=meet,target=/meet \
 FROM busybox
 COPY --from=holder /etc/group /1
 COPY --from=thief /etc/group /2
-`)
-	s.env = []string{"PLANTED=planted-" + marker()}
-	s.build(base(t, "busybox"), "--secret=id=s,env=PLANTED")
-	if found := filesWith(t, s.root, strings.TrimPrefix(s.env[0], "PLANTED=")); len(found) > 0 {
-		t.Errorf("the secret is in the store: %q", found)
-	}
+-- chroot.Dockerfile --
+FROM busybox AS holder
+RUN --mount=type=secret,id=s,target=/run/secrets/s --mount=type=secret,id=s,env=HELD sleep 3; grep -q planted /run/secrets/s
+FROM busybox AS thief
+RUN for i in $(seq 20); do \
+    for p in /proc/[0-9]*; do cat $p/environ $p/root/run/secrets/s $p/cwd/run/secrets/s $p/cmdline; done 2>/dev/null >> /tmp/found; \
+    find / -xdev -path '*secrets/s' -exec cat {} + 2>/dev/null >> /tmp/found; sleep 0.1; done; ! grep -a pl[a]nted- /tmp/found && rm /tmp/found
+FROM busybox
+COPY --from=holder /etc/group /1
+COPY --from=thief /etc/group /2
+`, func(t *testing.T, v victim) {
+		if v.isolation == host.Chroot { // where two steps can't have one cache mount
+			v.args = append(v.args, "-f", "chroot.Dockerfile")
+		}
+		v.env = []string{"PLANTED=planted-" + marker()}
+		v.build(append(v.args, "--secret=id=s,env=PLANTED")...)
+		if found := filesWith(t, v.root, strings.TrimPrefix(v.env[0], "PLANTED=")); len(found) > 0 {
+			t.Errorf("the secret is in the store: %q", found)
+		}
+	})
 }
 
-// The store is out of a step's reach, though the step learns its path, and out
+// The store is out of a step's reach, though the step knows its path, and out
 // of other users': what steps write may be setuid.
 func TestStoreOutOfReach(t *testing.T) {
-	needContainers(t)
-	s := newSite(t, `
+	attack(t, `
 -- Dockerfile --
 FROM busybox
 ARG STORE
-RUN grep -q $STORE /proc/self/mountinfo; ls -d $STORE 2>/dev/null && exit 7; ls -d /proc/1/root$STORE 2>/dev/null && exit 8; \
+RUN ls -d $STORE 2>/dev/null && exit 7; ls -d /proc/1/root$STORE 2>/dev/null && exit 8; \
     ls -d /proc/self/root/../../../..$STORE 2>/dev/null && exit 9; cp /bin/busybox /setuid && chmod 4755 /setuid
-`)
-	s.build(base(t, "busybox"), "--build-arg=STORE="+s.root)
-	info, err := os.Stat(s.root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if info.Mode().Perm() != 0o700 {
-		t.Errorf("the store has mode %v", info.Mode())
-	}
+`, func(t *testing.T, v victim) {
+		v.build(append(v.args, "--build-arg=STORE="+v.root)...)
+		info, err := os.Stat(v.root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Mode().Perm() != 0o700 {
+			t.Errorf("the store has mode %v", info.Mode())
+		}
+	})
 }
 
 // Programs of an image are never run as helpers of the build: to unpack an
@@ -177,23 +217,23 @@ RUN --mount=type=ssh sleep 54322
 // What a step leaves running ends with it, however it hides: the next step, and
 // the machine, never see it.
 func TestStrays(t *testing.T) {
-	needContainers(t)
-	s := newSite(t, `
+	attack(t, `
 -- Dockerfile --
 FROM busybox
 ARG MARK
 RUN --mount=type=cache,target=/c trap '' INT TERM HUP; (setsid sh -c 'trap "" TERM; while :; do date > /c/alive; sleep 0.05; done' > /dev/null 2>&1 &); \
     for i in $(seq 200); do test -e /c/alive && break; sleep 0.05; done; test -e /c/alive
 RUN --mount=type=cache,target=/c rm -f /c/alive; sleep 0.5; test ! -e /c/alive
-`)
-	mark := marker()
-	s.build(base(t, "busybox"), "--build-arg=MARK="+mark)
-	if left := processesWith(mark); len(left) > 0 {
-		t.Errorf("left behind: %v", left)
-	}
-	if left := mountsBelow(s.root); len(left) > 0 {
-		t.Errorf("left mounted: %v", left)
-	}
+`, func(t *testing.T, v victim) {
+		mark := marker()
+		v.build(append(v.args, "--build-arg=MARK="+mark)...)
+		if left := processesWith(mark); len(left) > 0 {
+			t.Errorf("left behind: %v", left)
+		}
+		if left := mountsBelow(v.root); len(left) > 0 {
+			t.Errorf("left mounted: %v", left)
+		}
+	})
 }
 
 // The user of a step is who the Dockerfile says, whatever the image's files

@@ -1,0 +1,4 @@
+package trace
+
+// oldCalls are those that newer architectures don't have.
+func oldCalls() map[int]handler { return nil }
