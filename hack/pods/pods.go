@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 )
 
@@ -115,9 +116,16 @@ func (p *Pod) Command(ctx context.Context, dir string) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// podID names the pod's container and cgroups.
+// podID names the pod's container and cgroups; test names have more letters than
+// runtimes take.
 func podID(dir string) string {
-	return "bk-pod-" + filepath.Base(filepath.Dir(dir)) + "-" + filepath.Base(dir)
+	clean := func(r rune) rune {
+		if strings.ContainsRune("=:,'\"#%", r) {
+			return '-'
+		}
+		return r
+	}
+	return strings.Map(clean, "bk-pod-"+filepath.Base(filepath.Dir(dir))+"-"+filepath.Base(dir))
 }
 
 // prepare makes what the bundle consists of and returns the overlay's lower

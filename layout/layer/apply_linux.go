@@ -70,6 +70,7 @@ type applier struct {
 type dirState struct {
 	entry   *Entry // nil: implied
 	opaque  bool
+	gone    []string // whiteouts in the form of attributes
 	implied bool
 	kept    bool   // it existed and is not named: it gets its old mode
 	old     uint32 // mode
@@ -371,6 +372,9 @@ func (a *applier) finish() error {
 func (a *applier) finishDir(p string, s *dirState) error {
 	fd, _, err := a.cursor.open(p)
 	if err != nil {
+		return err
+	}
+	if err := s.markGone(fd); err != nil {
 		return err
 	}
 	if s.opaque && !a.opts.Merged {

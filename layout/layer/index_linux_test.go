@@ -296,3 +296,45 @@ func describe(t *testing.T, entries Entries, skip func(*Entry) bool) string {
 	}
 	return b.String()
 }
+
+// Where overlayfs refuses its own whiteouts, on itself, there are those in the
+// form of attributes.
+func TestWhiteoutsOnOverlay(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting overlayfs needs root")
+	}
+	dir := t.TempDir()
+	for _, d := range []string{"lower", "upper", "work", "merged"} {
+		os.Mkdir(filepath.Join(dir, d), 0o755)
+	}
+	merged := filepath.Join(dir, "merged")
+	if err := unix.Mount("overlay", merged, "overlay", 0, fmt.Sprintf("lowerdir=%[1]s/lower,upperdir=%[1]s/upper,workdir=%[1]s/work", dir)); err != nil {
+		t.Skip("mount overlay: ", err)
+	}
+	defer unix.Unmount(merged, unix.MNT_DETACH)
+	entries := func(yield func(*Entry, error) bool) {
+		_ = yield(&Entry{Path: ".", Type: Directory, Mode: 0o755}, nil) &&
+			yield(&Entry{Path: "d", Type: Directory, Mode: 0o755}, nil) &&
+			yield(&Entry{Path: "d/gone", Type: Whiteout}, nil) &&
+			yield(&Entry{Path: "gone", Type: Whiteout}, nil) &&
+			yield(&Entry{Path: "o", Type: Directory, Mode: 0o755}, nil) &&
+			yield(&Entry{Path: "o/back", Type: Whiteout}, nil) &&
+			yield(&Entry{Path: "o/back", Type: Regular, Mode: 0o644}, nil) &&
+			yield(&Entry{Path: "o/gone", Type: Whiteout}, nil) &&
+			yield(&Entry{Path: "o", Type: Directory, Mode: 0o755, Opaque: true}, nil)
+	}
+	layer := filepath.Join(merged, "layer")
+	if _, err := Apply(t.Context(), entries, layer, ApplyOptions{}); err != nil {
+		t.Skip("the overlay takes no marks of another: ", err)
+	}
+	got := ""
+	for e, err := range Walk(layer) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got += fmt.Sprintf("%c %s %v\n", e.Type, e.Path, e.Opaque)
+	}
+	if want := "5 . false\n5 d false\nw d/gone false\nw gone false\n5 o true\n0 o/back false\n"; got != want {
+		t.Errorf("layer:\n%swant:\n%s", got, want)
+	}
+}

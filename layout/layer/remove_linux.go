@@ -3,6 +3,7 @@ package layer
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,8 +20,11 @@ func (a *applier) whiteout(t target) error {
 	if err == nil {
 		return nil
 	}
+	if err == unix.EPERM { // on overlayfs itself
+		err = a.xattrWhiteout(t)
+	}
 	if err != unix.EEXIST {
-		return fmt.Errorf("make whiteout: %w", err)
+		return explained("make whiteout", err)
 	}
 	var st unix.Stat_t
 	if err := unix.Fstatat(t.fd, t.name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
@@ -28,6 +32,59 @@ func (a *applier) whiteout(t target) error {
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		return a.hideBelow(t.path)
+	}
+	return nil
+}
+
+func explained(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// xattrWhiteout makes a whiteout in overlayfs's other form: an empty file with
+// an attribute, in a directory that says that it has such.
+func (a *applier) xattrWhiteout(t target) error {
+	fd, err := retry(func() (int, error) {
+		return unix.Openat(t.fd, t.name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	})
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.Fsetxattr(fd, OverlayPrefix()+"whiteout", nil, 0); err != nil {
+		return err
+	}
+	up := "."
+	if i := strings.LastIndexByte(t.path, '/'); i >= 0 {
+		up = t.path[:i]
+	}
+	s := a.dirs[up]
+	if s == nil {
+		s = new(dirState)
+		a.dirs[up] = s
+	}
+	s.gone = append(s.gone, t.name)
+	return nil
+}
+
+// markGone says that the directory has whiteouts in the form of attributes, or
+// removes them where all is hidden anyway.
+func (s *dirState) markGone(fd int) error {
+	if len(s.gone) == 0 {
+		return nil
+	}
+	if !s.opaque {
+		return explained("mark whiteouts", unix.Fsetxattr(fd, OverlayPrefix()+"opaque", []byte("x"), 0))
+	}
+	for _, name := range s.gone {
+		if _, err := unix.Lgetxattr(procPath(fd, name), OverlayPrefix()+"whiteout", nil); err != nil {
+			continue // something of the layer is there now
+		}
+		if err := unix.Unlinkat(fd, name, 0); err != nil {
+			return explained("remove whiteout", err)
+		}
 	}
 	return nil
 }
