@@ -38,21 +38,26 @@ func (h *Host) Create(group string) (*Group, error) {
 	if err := CheckPath(group); err != nil {
 		return nil, err
 	}
-	return h.create(func(t *hierarchy) string {
+	g, err := h.create(func(t *hierarchy) string {
 		if filepath.IsAbs(group) {
 			return filepath.Join(t.mount, group)
 		}
 		return filepath.Join(t.dir(t.own), group)
 	}, h.hierarchies, nil)
+	if err != nil {
+		return nil, err
+	}
+	return g, nil
 }
 
 // create makes directories in some hierarchies. In version 2 the controllers
-// are handed down to the group; nil: all that there are.
+// are handed down to the group; nil: all that there are. When it's refused in
+// all, a group is returned beside the error: it tells why for each controller.
 func (h *Host) create(where func(*hierarchy) string, in []*hierarchy, controllers []string) (*Group, error) {
-	if len(in) == 0 {
-		return nil, errors.New("create a cgroup: no hierarchy of control groups is mounted")
-	}
 	g := &Group{host: h, refused: map[*hierarchy]error{}}
+	if len(in) == 0 {
+		return g, errors.New("create a cgroup: no hierarchy of control groups is mounted for it")
+	}
 	var errs []error
 	for _, t := range in {
 		dir := where(t)
@@ -68,7 +73,7 @@ func (h *Host) create(where func(*hierarchy) string, in []*hierarchy, controller
 		}
 	}
 	if len(g.dirs) == 0 {
-		return nil, errs[0]
+		return g, errs[0]
 	}
 	return g, nil
 }
@@ -123,6 +128,9 @@ func (h *Host) inheritCPUs(from, to string) {
 // handDown enables controllers for the groups below dir, as far as it can:
 // whether a limit's controller has arrived is asked when the limit is applied.
 func (h *Host) handDown(dir string, controllers []string) {
+	if h.crowded(dir) {
+		return // some controllers could be, and then no process could enter the groups below
+	}
 	enabled := words(filepath.Join(dir, "cgroup.subtree_control"))
 	for _, c := range words(filepath.Join(dir, "cgroup.controllers")) {
 		if slices.Contains(enabled, c) || controllers != nil && !slices.Contains(controllers, c) {
@@ -130,6 +138,12 @@ func (h *Host) handDown(dir string, controllers []string) {
 		}
 		_ = h.write(filepath.Join(dir, "cgroup.subtree_control"), "+"+c)
 	}
+}
+
+// crowded reports whether a group of version 2 holds processes and so can hand
+// down no controllers; the root of all groups can.
+func (h *Host) crowded(dir string) bool {
+	return exists(filepath.Join(dir, "cgroup.type")) && len(words(filepath.Join(dir, "cgroup.procs"))) > 0
 }
 
 // Paths returns the group's directories by controller; that of version 2 has
@@ -209,12 +223,11 @@ func (h *Host) whyNot(t *hierarchy, dir, controller string) error {
 		if !slices.Contains(words(filepath.Join(at, "cgroup.controllers")), controller) {
 			continue
 		}
-		err := cause(h.write(filepath.Join(at, "cgroup.subtree_control"), "+"+controller))
-		switch {
-		case isBusy(err):
+		if h.crowded(at) {
 			return fmt.Errorf("the controller %s cannot be handed down from %s, which holds processes itself (%s): start this program in a cgroup of its own (systemd-run --scope -p Delegate=yes ...)",
 				controller, at, strings.Join(first(words(filepath.Join(at, "cgroup.procs")), 3), ", "))
-		case err != nil:
+		}
+		if err := cause(h.write(filepath.Join(at, "cgroup.subtree_control"), "+"+controller)); err != nil {
 			return fmt.Errorf("the controller %s is not delegated: enable it in %s/cgroup.subtree_control: %w (systemd: set Delegate=yes for the unit, or for user@.service)",
 				controller, at, err)
 		}

@@ -186,6 +186,19 @@ func (f *fake) write(name, value string) error {
 		return &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
 	}
 	f.note(filepath.Dir(name), filepath.Base(name), value)
+	if filepath.Base(name) == "cgroup.procs" { // a process is in one group
+		err := walk(f.dir, func(at string) error {
+			left := slices.DeleteFunc(words(filepath.Join(at, "cgroup.procs")), func(pid string) bool { return pid == value })
+			return os.WriteFile(filepath.Join(at, "cgroup.procs"), []byte(strings.Join(left, "\n")), 0o644)
+		})
+		if err != nil {
+			return err
+		}
+		value = strings.Join(append(words(name), value), "\n")
+	}
+	if c, ok := strings.CutPrefix(value, "-"); ok && filepath.Base(name) == "cgroup.subtree_control" {
+		value = strings.Join(slices.DeleteFunc(words(name), func(o string) bool { return o == c }), " ")
+	}
 	if c, ok := strings.CutPrefix(value, "+"); ok && filepath.Base(name) == "cgroup.subtree_control" {
 		value = strings.Join(append(words(name), c), " ")
 	}
@@ -453,6 +466,32 @@ func TestOwnRefused(t *testing.T) {
 	}
 }
 
+// On a machine without any hierarchy, each limit says so, and there is nothing
+// that keeps a program without limits from running.
+func TestNoHierarchy(t *testing.T) {
+	f := newFake(t, layout{})
+	if f.host.Mode() != None {
+		t.Errorf("Mode = %s", f.host.Mode())
+	}
+	o := Own{host: f.host}
+	_, err := o.Group(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(5))}, Devices: []specs.LinuxDeviceCgroup{{}}}, nil)
+	if list, only := LimitErrors(err); len(list) != 2 || !only {
+		t.Errorf("Group = %v", err)
+	}
+	if _, err := o.Group(&specs.LinuxResources{Unified: map[string]string{"/": "1"}}, nil); err == nil {
+		t.Error("Group took what is no limit")
+	}
+	if g, err := o.Group(&specs.LinuxResources{}, nil); g != nil || err != nil {
+		t.Errorf("Group = %v, %v", g, err)
+	}
+	if _, err := f.host.Create("/x"); err == nil {
+		t.Error("Create made a group")
+	}
+	if usable, err := f.host.Usable(); len(usable) > 0 || err == nil {
+		t.Errorf("Usable = %v, %v", usable, err)
+	}
+}
+
 // The place for groups with limits, in version 2.
 func TestPlace(t *testing.T) {
 	me := fmt.Sprint(os.Getpid())
@@ -501,6 +540,13 @@ func TestPlace(t *testing.T) {
 			moved := slices.ContainsFunc(f.written, func(w string) bool {
 				return strings.HasSuffix(w, "-self cgroup.procs "+me)
 			})
+			f.written = nil
+			if err := o.Close(); err != nil {
+				t.Error(err)
+			}
+			if tt.moved && !slices.Contains(f.written, "user.slice/me.scope cgroup.procs "+me) {
+				t.Errorf("not moved back; written:\n%s", strings.Join(f.written, "\n"))
+			}
 			if moved != tt.moved {
 				t.Errorf("moved = %v; written:\n%s", moved, strings.Join(f.written, "\n"))
 			}

@@ -32,6 +32,7 @@ type Own struct {
 	count  uint64            // starts anywhere: other Owns of this process count too
 	swept  map[string]bool   // directories
 	shared map[string]*Group // by device rules
+	moved  *place            // where processes were moved out of the way
 }
 
 // Group makes a group with limits. Containers with no more than device rules
@@ -48,9 +49,12 @@ func (o *Own) Group(r *specs.LinuxResources, devices []specs.LinuxDevice) (*Grou
 	if err := o.open(); err != nil {
 		return nil, err
 	}
+	if r == nil {
+		return nil, nil
+	}
 	needs := (&Group{host: o.host}).controllers(r)
 	switch {
-	case len(needs) > 0:
+	case len((&Group{host: o.host}).settings(r)) > 0:
 	case len(r.Devices) > 0:
 		return o.share(r, devices)
 	default:
@@ -61,30 +65,18 @@ func (o *Own) Group(r *specs.LinuxResources, devices []specs.LinuxDevice) (*Grou
 		in = o.host.with(append(needs, "devices"))
 	}
 	g, err := o.create(in, needs)
-	if err != nil {
-		return nil, o.without(r, err)
+	if g == nil {
+		return nil, err
 	}
+	errCreate := err
 	err = g.Apply(r, devices...)
+	if errCreate != nil {
+		return nil, err // each limit says why there is no group for it
+	}
 	if _, only := LimitErrors(err); !only {
 		return nil, errors.Join(err, g.Delete())
 	}
 	return g, err
-}
-
-// without returns the errors of all limits when no group could be made.
-func (o *Own) without(r *specs.LinuxResources, err error) error {
-	var errs []error
-	for _, s := range (&Group{host: o.host}).settings(r) {
-		if s.refuse != nil {
-			errs = append(errs, &LimitError{s.limit, s.value, s.refuse})
-		} else if !s.optional {
-			errs = append(errs, &LimitError{s.limit, s.value, err})
-		}
-	}
-	if len(r.Devices) > 0 {
-		errs = append(errs, &LimitError{Limit: "devices", Err: err})
-	}
-	return errors.Join(errs...)
 }
 
 // Path returns a fresh path below a parent for [Host.Create], with a name that
@@ -128,7 +120,8 @@ func (o *Own) Release(g *Group) error {
 	return errors.Join(g.Kill(), g.Delete())
 }
 
-// Close removes the shared groups. No container may be running.
+// Close removes the shared groups, and undoes what made room for others. No
+// container may be running.
 func (o *Own) Close() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -137,7 +130,29 @@ func (o *Own) Close() error {
 		errs = append(errs, g.Delete())
 	}
 	o.shared = nil
+	if o.moved != nil {
+		o.restore(o.moved)
+		o.moved = nil
+	}
 	return errors.Join(errs...)
+}
+
+// restore moves processes back out of a leaf: for that their group must hand
+// down no controllers any more. Where that is not possible, the leaf is for
+// the next Own to remove.
+func (o *Own) restore(p *place) {
+	control := filepath.Join(p.dir, "cgroup.subtree_control")
+	for _, c := range words(control) {
+		if err := o.host.write(control, "-"+c); err != nil {
+			return
+		}
+	}
+	for _, pid := range p.move {
+		if err := o.host.write(filepath.Join(p.dir, "cgroup.procs"), pid); err != nil {
+			return
+		}
+	}
+	_ = remove(filepath.Join(p.dir, o.prefix+leafName), sweepTime)
 }
 
 // open looks at the machine once.
@@ -217,8 +232,14 @@ func (o *Own) create(in []*hierarchy, needs []string) (*Group, error) {
 	places := map[*hierarchy]string{}
 	for _, t := range in {
 		at := t.dir(t.own)
-		if t.v2 && len(needs) > 0 {
+		if t.v2 {
 			found, err := o.host.place(t, needs)
+			if errors.Is(err, errNoPlace) { // for all of them
+				found, err = o.host.place(t, slices.DeleteFunc(slices.Clone(needs), func(c string) bool {
+					_, err := o.host.place(t, []string{c})
+					return err != nil
+				}))
+			}
 			if err == nil {
 				at, err = found.dir, o.clear(found)
 			}
@@ -246,12 +267,9 @@ func (h *Host) with(controllers []string) []*hierarchy {
 
 // controllers lists those that resources need, in no order.
 func (g *Group) controllers(r *specs.LinuxResources) []string {
-	if r == nil {
-		return nil
-	}
 	var list []string
 	for _, s := range g.settings(r) {
-		if !slices.Contains(list, s.controller) {
+		if s.refuse == nil && !slices.Contains(list, s.controller) {
 			list = append(list, s.controller)
 		}
 	}
@@ -267,7 +285,9 @@ type place struct {
 
 var errNoPlace = errors.New("no cgroup that this process may write to can hold groups with limits")
 
-// place finds the nearest place in version 2 for groups with controllers.
+// place finds the nearest place in version 2 for groups with controllers. Below
+// a group with processes and threaded controllers there can be no processes,
+// whatever they need.
 func (h *Host) place(t *hierarchy, needs []string) (place, error) {
 	for at := t.dir(t.own); len(at) >= len(t.mount); at = filepath.Dir(at) {
 		if !writable(filepath.Join(at, "cgroup.procs")) || !writable(filepath.Join(at, "cgroup.subtree_control")) {
@@ -277,8 +297,15 @@ func (h *Host) place(t *hierarchy, needs []string) (place, error) {
 		if slices.ContainsFunc(needs, func(c string) bool { return !slices.Contains(have, c) }) {
 			continue
 		}
-		if !exists(filepath.Join(at, "cgroup.type")) {
+		kind := words(filepath.Join(at, "cgroup.type"))
+		if len(kind) == 0 {
 			return place{dir: at}, nil // the root of all may hold processes too
+		}
+		if len(kind) > 1 || kind[0] != "domain" {
+			continue
+		}
+		if len(needs) == 0 {
+			return place{dir: at}, nil
 		}
 		procs := words(filepath.Join(at, "cgroup.procs"))
 		if len(procs) == 0 || h.ours(procs) {
@@ -322,6 +349,7 @@ func (o *Own) clear(p place) error {
 			return fmt.Errorf("move process %s into cgroup %s: %w", pid, leaf, cause(err))
 		}
 	}
+	o.moved = &p
 	return nil
 }
 

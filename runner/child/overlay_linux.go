@@ -47,12 +47,14 @@ func (o *Overlay) newMount(empty emptyDir) (int, error) {
 	}
 	for i, dir := range lower {
 		err := setPath(fs, "lowerdir+", dir)
-		if i == 0 && err == syscall.EINVAL && complaint(fs) == " (overlay: Unknown parameter 'lowerdir+')" {
+		if err == nil {
+			continue
+		}
+		said := complaint(fs)
+		if err == syscall.EINVAL && (i == 0 && said == " (overlay: Unknown parameter 'lowerdir+')" || isLegacy(said)) {
 			return -1, errNoLowerdirPlus
 		}
-		if err != nil {
-			return -1, explain("overlay layer "+dir+complaint(fs), err)
-		}
+		return -1, explain("overlay layer "+dir+said, err)
 	}
 	params := append([]string{"source=overlay"}, o.options()...)
 	if o.Upper != "" {
@@ -71,10 +73,21 @@ func (o *Overlay) newMount(empty emptyDir) (int, error) {
 		return -1, explain("mount overlay", err)
 	}
 	m, err := newMount(fs, 0)
-	if err != nil {
-		return -1, explain("mount overlay on "+lower[0]+complaint(fs), err)
+	if err == nil {
+		return m, nil
 	}
-	return m, nil
+	said := complaint(fs)
+	if err == syscall.EINVAL && said == "" { // before Linux 6.5 nothing looks at parameters earlier
+		return -1, errNoLowerdirPlus
+	}
+	return -1, explain("mount overlay on "+lower[0]+said, err)
+}
+
+// isLegacy reports that a file system's parameters are still collected for
+// mount(2), as overlay's are before Linux 6.5, and don't fit any more.
+func isLegacy(said string) bool {
+	const legacy = " (VFS: Legacy: "
+	return len(said) > len(legacy) && said[:len(legacy)] == legacy
 }
 
 // emptyDir opens an empty directory that can be a layer.
