@@ -38,7 +38,7 @@ func (t *task) hold(s subject) (*held, syscall.Errno) {
 	}
 	h.seen = h.disk
 	t.owners.apply(h.name, &h.seen)
-	h.rec, _ = t.owners.get(h.name, &h.disk)
+	h.rec = t.owners.get(h.name, &h.disk)
 	return h, 0
 }
 
@@ -95,20 +95,18 @@ func (t *task) chmod(h *held, want uint32) syscall.Errno {
 	if !keeps(h.disk.Mode) {
 		return fchmodat(h.name, want)
 	}
-	kind := h.seen.Mode & syscall.S_IFMT
 	disk := want | opened(h.disk.Mode&syscall.S_IFMT|want)
 	if errno := fchmodat(h.name, disk); errno != 0 {
 		return errno
 	}
 	rec := h.rec
-	rec.mode = 0
-	if disk != want || kind != h.disk.Mode&syscall.S_IFMT {
-		rec.mode = kind | want
+	rec.locked = -1
+	if disk != want {
+		rec.locked = int32(want)
 	}
 	if rec == h.rec {
 		return 0
 	}
-	rec.uid, rec.gid = h.seen.Uid, h.seen.Gid
 	return t.owners.set(h.name, &h.disk, rec)
 }
 
@@ -146,8 +144,8 @@ func (t *task) chown(h *held, uid, gid uint32) syscall.Errno {
 			return errno
 		}
 		h.disk.Mode &^= cleared
-		if rec.mode != 0 {
-			rec.mode &^= cleared
+		if rec.locked >= 0 {
+			rec.locked &^= int32(cleared)
 		}
 	}
 	if rec == h.rec {
@@ -182,9 +180,16 @@ func mknod(dir, path, mode int) handler {
 			return fail(errno)
 		}
 		defer h.close()
-		return fail(t.owners.set(h.name, &h.disk, record{
-			uid: t.creds.user.fs, gid: t.creds.group.fs, mode: m &^ t.umask(), rdev: r.arg(mode+1) & (1<<32 - 1),
-		}))
+		rec := record{uid: t.creds.user.fs, gid: t.creds.group.fs, device: 'c', locked: -1}
+		if m&syscall.S_IFMT == syscall.S_IFBLK {
+			rec.device = 'b'
+		}
+		rec.major, rec.minor = splitdev(r.arg(mode+1) & (1<<32 - 1))
+		if errno := t.owners.set(h.name, &h.disk, rec); errno != 0 {
+			return fail(errno)
+		}
+		h.rec, h.seen.Uid, h.seen.Gid = rec, rec.uid, rec.gid
+		return fail(t.chmod(h, m&0o7777&^t.umask()))
 	}
 }
 
@@ -270,7 +275,10 @@ func listxattr(path int, follow bool) handler {
 		if errno != 0 {
 			return fail(errno)
 		}
-		list := bytes.Replace(b[:n], []byte(attribute+"\x00"), nil, 1)
+		list := b[:n]
+		for _, name := range []string{attribute, modeAttribute} {
+			list = bytes.Replace(list, []byte(name+"\x00"), nil, 1)
+		}
 		size := r.arg(2)
 		if size == 0 {
 			return result(len(list))

@@ -232,7 +232,7 @@ func (t *task) creates(p place) func(r *regs) {
 		}
 		t.owners.forget(&st)
 		if c.user.fs != 0 || gid != 0 {
-			_ = t.remember(host, &st, record{uid: c.user.fs, gid: gid}) // as well as the file system can
+			_ = t.remember(host, &st, record{uid: c.user.fs, gid: gid, locked: -1}) // as well as the file system can
 		}
 	}
 }
@@ -244,10 +244,10 @@ func (t *task) remember(host string, st *syscall.Stat_t, r record) syscall.Errno
 	if errno != syscall.EACCES {
 		return errno
 	}
-	if r.mode == 0 {
-		r.mode = st.Mode
+	if r.locked < 0 {
+		r.locked = int32(st.Mode & 0o7777)
 	}
-	if errno := fchmodat(host, st.Mode&0o7777|0o600); errno != 0 {
+	if errno := fchmodat(host, st.Mode&0o7777|opened(st.Mode)); errno != 0 {
 		return errno
 	}
 	return t.owners.set(host, st, r)
@@ -264,9 +264,9 @@ func (t *task) unlock(host string) bool {
 	if want == st.Mode&0o7777 {
 		return false
 	}
-	r, _ := t.owners.get(host, &st)
-	if r.mode == 0 {
-		r.mode = st.Mode
+	r := t.owners.get(host, &st)
+	if r.locked < 0 {
+		r.locked = int32(st.Mode & 0o7777)
 	}
 	n, errno := hold(host)
 	if errno != 0 {
