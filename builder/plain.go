@@ -156,12 +156,14 @@ func (s *step) systemMounts() []mount {
 func (s *step) content(ctx context.Context, m *mount) (string, error) {
 	name := filepath.Join(s.tmp, "content-"+randomID())
 	switch {
-	case m.Destination == "/dev" && m.Type == "system":
+	case m.Destination == "/dev" && m.Type == "system" && !runner.Traced():
 		complete, err := makeDevices(name)
 		if err == nil && !complete {
 			s.n.event.warn("no devices can be made here: /dev/null is an ordinary file for this step, and the others are missing")
 		}
 		return name, err
+	case m.Type == "system" && runner.Traced():
+		return name, os.Mkdir(name, 0o755) // which can be moved without privileges
 	case m.Type == "system":
 		return name, errors.Join(os.Mkdir(name, 0o755), os.Chmod(name, 0o555))
 	case m.tree != nil:
@@ -246,7 +248,11 @@ func writeFile(name string, text []byte, mode os.FileMode, uid, gid int) error {
 	}
 	_, err = f.Write(text)
 	if uid != os.Geteuid() || gid != os.Getegid() {
-		err = errors.Join(err, f.Chown(uid, gid))
+		errOwner := f.Chown(uid, gid)
+		if errors.Is(errOwner, fs.ErrPermission) && uid|gid == 0 {
+			errOwner = nil // the step takes this process's user for root
+		}
+		err = errors.Join(err, errOwner)
 	}
 	return errors.Join(err, f.Chmod(mode), f.Close())
 }

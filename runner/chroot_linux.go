@@ -40,7 +40,7 @@ func runChroot(ctx context.Context, c *Container) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	if needsTrace() {
+	if Traced() {
 		return runTraced(ctx, b)
 	}
 	return b.execute(ctx)

@@ -12,3 +12,6 @@ import (
 func Run(context.Context, Container) (Status, error) {
 	return Status{}, errors.New("containers cannot be run on " + runtime.GOOS + ": use a remote builder on Linux")
 }
+
+// Traced is about Linux.
+func Traced() bool { return false }

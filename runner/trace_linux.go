@@ -13,9 +13,10 @@ import (
 	"bk.build/bk/runner/trace"
 )
 
-// needsTrace reports whether this process may not change roots, so that the
-// paths of a step's system calls have to be translated.
-func needsTrace() bool {
+// Traced reports whether this process may not change roots, so that the paths of
+// the system calls of a step without namespaces have to be translated. Such a
+// step sees /proc, /sys and the devices of the machine, whatever is in its root.
+func Traced() bool {
 	_, own, err := ownCapabilities()
 	return err == nil && own>>unix.CAP_SYS_CHROOT&1 == 0
 }
