@@ -98,14 +98,15 @@ func attributeCalls() map[int]handler {
 // no step here has.
 func processCalls() map[int]handler {
 	calls := map[int]handler{
-		syscall.SYS_KILL:            kill,
-		syscall.SYS_TKILL:           one(0),
-		syscall.SYS_TGKILL:          one(0),
-		syscall.SYS_RT_SIGQUEUEINFO: one(0),
-		sysTgsigqueueinfo:           one(0),
-		sysPidfdOpen:                one(0),
-		syscall.SYS_PRLIMIT64:       one(0),
-		syscall.SYS_PRCTL:           prctl,
+		sysPidfdOpen:          one(0),
+		syscall.SYS_PRLIMIT64: one(0),
+		syscall.SYS_PRCTL:     prctl,
+	}
+	if landlockVersion() < landlockSignals {
+		calls[syscall.SYS_KILL] = kill
+		for _, nr := range []int{syscall.SYS_TKILL, syscall.SYS_TGKILL, syscall.SYS_RT_SIGQUEUEINFO, sysTgsigqueueinfo} {
+			calls[nr] = one(0)
+		}
 	}
 	for _, nr := range []int{
 		syscall.SYS_CHROOT, syscall.SYS_PIVOT_ROOT, syscall.SYS_MOUNT, syscall.SYS_UMOUNT2, syscall.SYS_ACCT,
@@ -158,15 +159,13 @@ func one(arg int) handler {
 	}
 }
 
-// kill keeps signals inside of the step, where Landlock can't.
+// kill keeps signals inside of the step where Landlock can't.
 func kill(t *task, r *regs) verdict {
 	switch pid := int(int32(r.arg(0))); {
 	case pid > 0:
 		return one(0)(t, r)
 	case pid == -1:
-		if landlockVersion() < 6 {
-			return fail(syscall.EPERM)
-		}
+		return fail(syscall.EPERM)
 	case pid < -1:
 		for tid := range t.tasks {
 			if group, err := syscall.Getpgid(tid); err == nil && group == -pid {

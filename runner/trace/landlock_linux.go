@@ -24,6 +24,9 @@ const (
 	llScopeAbstractUnix = 1 << 0
 	llScopeSignal       = 1 << 1
 
+	// landlockSignals is the version that keeps signals inside.
+	landlockSignals = 6
+
 	landlockVersionFlag = 1
 	landlockPathBeneath = 1
 )
@@ -82,7 +85,7 @@ func handled(version int) uint64 {
 func ruleset(version int, scoped uint64) (int, error) {
 	attr := struct{ fs, net, scoped uint64 }{fs: handled(version)}
 	size := uintptr(8)
-	if version >= 6 {
+	if version >= landlockSignals {
 		attr.scoped, size = scoped, 24
 	}
 	n, errno := call(sysLandlockCreate, uintptr(unsafe.Pointer(&attr)), size, 0)
