@@ -111,7 +111,9 @@ func newFake(t testing.TB, l layout) *fake {
 	f.put(filepath.Join(proc, "self/mountinfo"), info.String())
 	f.put(filepath.Join(proc, "self/cgroup"), l.groups)
 	f.put(filepath.Join(proc, "self/stat"), "42 (a) b) S 1"+strings.Repeat(" 7", 30)+"\n")
-	f.put(filepath.Join(proc, "self/comm"), "bk\n")
+	f.put(filepath.Join(proc, "self/cmdline"), "bk\x00build\x00")
+	f.put(filepath.Join(proc, fmt.Sprint(os.Getppid()), "cmdline"), "bk\x00build\x00")
+	f.put(filepath.Join(proc, "1/cmdline"), "sh\x00")
 	os.Symlink("self", filepath.Join(proc, "42"))
 	os.MkdirAll(filepath.Join(proc, "self/ns"), 0o755)
 	os.Symlink("pid:[99]", filepath.Join(proc, "self/ns/pid"))
@@ -503,6 +505,7 @@ func TestPlace(t *testing.T) {
 		moved bool
 	}{
 		{name: "this process alone", procs: map[string]string{"user.slice/me.scope": me}, want: "user.slice/me.scope", moved: true},
+		{name: "and the same command outside of the user namespace", procs: map[string]string{"user.slice/me.scope": fmt.Sprint(me, "\n", os.Getppid())}, want: "user.slice/me.scope", moved: true},
 		{name: "a shell beside", procs: map[string]string{"user.slice/me.scope": me + "\n1"}, want: "user.slice"},
 		{name: "the root of all", procs: map[string]string{"user.slice/me.scope": "1", "user.slice": "1", ".": "1"}, want: "."},
 		{name: "nothing above is ours", procs: map[string]string{"user.slice/me.scope": "1"}, owned: []string{"user.slice/me.scope"}, want: ""},

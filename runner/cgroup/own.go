@@ -315,15 +315,15 @@ func (h *Host) place(t *hierarchy, needs []string) (place, error) {
 	return place{}, errNoPlace
 }
 
-// ours reports whether processes are this one, and the same program that
-// started it and waits for it.
+// ours reports whether processes are this one, and the same command that
+// started it and waits for it: see package userns.
 func (h *Host) ours(pids []string) bool {
 	for _, pid := range pids {
 		if pid == strconv.Itoa(os.Getpid()) {
 			continue
 		}
-		own, _ := readFile(filepath.Join(h.proc, "self/comm"))
-		other, err := readFile(filepath.Join(h.proc, pid, "comm"))
+		own, _ := readFile(filepath.Join(h.proc, "self/cmdline"))
+		other, err := readFile(filepath.Join(h.proc, pid, "cmdline"))
 		if pid != strconv.Itoa(os.Getppid()) || err != nil || string(own) != string(other) {
 			return false
 		}

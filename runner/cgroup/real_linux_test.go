@@ -363,8 +363,8 @@ func TestOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd, _ := in(t, c, "sleep 1000")
-	if pids, err := c.Procs(); !slices.Equal(pids, []int{cmd.Process.Pid}) {
-		t.Errorf("Procs = %v, %v, want %d", pids, err, cmd.Process.Pid)
+	if pids, err := c.Procs(); !slices.Contains(pids, cmd.Process.Pid) {
+		t.Errorf("Procs = %v, %v, want %d among them", pids, err, cmd.Process.Pid)
 	}
 	if err := errors.Join(o.Release(c), o.Close()); err != nil {
 		t.Error(err)
