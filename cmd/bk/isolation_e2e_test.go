@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -199,6 +200,69 @@ func TestRootlessEmulated(t *testing.T) {
 	got, isolation := s.isolated("--build-context=busybox=oci-layout://"+s.path("busybox"), platforms)
 	if isolation != host.Rootless || got != want {
 		t.Errorf("isolation %q, digest %s, want %s", isolation, got, want)
+	}
+}
+
+// Where no overlay can be mounted, such as on an overlay, steps run in copies of
+// their files, and leave the same.
+func TestRootlessWithoutOverlay(t *testing.T) {
+	a := newAccount(t, true)
+	s := a.site(t, manyOwners, "busybox")
+	dir := func(name string) string {
+		if err := os.Mkdir(s.path(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		return s.path(name)
+	}
+	s.root = dir("root")
+	data := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", dir("lower"), dir("upper"), dir("work"))
+	if err := syscall.Mount("overlay", s.root, "overlay", 0, data); err != nil {
+		t.Skipf("no overlay here: %v", err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(s.root, syscall.MNT_DETACH) })
+	if err := os.Chown(s.root, a.uid, a.gid); err != nil {
+		t.Fatal(err)
+	}
+	want, _ := newSite(t, manyOwners).isolated(base(t, "busybox"))
+	if got, isolation := s.isolated("--build-context=busybox=oci-layout://" + s.path("busybox")); got != want || isolation != host.Rootless {
+		t.Errorf("isolation %q, digest %s, want %s", isolation, got, want)
+	}
+}
+
+// Root of a user namespace with many ids, as in a pod with hostUsers: false, is
+// root: it builds the same, for other architectures too.
+func TestRootOfUserNamespace(t *testing.T) {
+	need(t, "qemu-aarch64-static")
+	needContainers(t)
+	platforms := "--platform=linux/amd64,linux/arm64"
+	want, _ := newSite(t, manyOwners).isolated(base(t, "busybox"), platforms)
+	s := newSite(t, manyOwners)
+	top := filepath.Dir(s.dir)
+	open(t, top)
+	const first = 300000
+	for _, name := range []string{top, s.dir, s.root} {
+		if err := errors.Join(os.MkdirAll(name, 0o755), os.Chown(name, first, first)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := s.command("build", ".", base(t, "busybox"), platforms, "--timestamp=1000000000", "--metadata-file=../meta.json")
+	exe := filepath.Join(top, "bk")
+	if out, err := command("cp", "-L", cmd.Path, exe).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	cmd.Args = append([]string{"sh", "-c", `mount -t proc proc /proc && exec "$@"`, "sh", exe}, cmd.Args[1:]...)
+	cmd.Path = "/bin/sh"
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: first, Size: 65536}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID,
+		UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: true,
+		Credential: &syscall.Credential{},
+	}
+	if o := wait(t, cmd); o.code != 0 {
+		t.Fatalf("exit code %d: %s%s", o.code, o.logs, o.stderr)
+	}
+	if text := s.read("meta.json"); !strings.Contains(text, `"containerimage.digest": "`+want) || !strings.Contains(text, `"bk.isolation": "root"`) {
+		t.Errorf("metadata: %s\nwant %s", text, want)
 	}
 }
 
