@@ -30,6 +30,7 @@ import (
 	"bk.build/bk/layout/remote"
 	"bk.build/bk/runner/cgroup"
 	"bk.build/bk/runner/emulate"
+	"bk.build/bk/runner/host"
 	"bk.build/bk/runner/seccomp"
 )
 
@@ -110,7 +111,7 @@ func newBuild(ctx context.Context, opts Options, progress Progress) (*build, err
 		b.running = make(chan struct{}, opts.Jobs)
 	}
 	b.layers = &layers{
-		fs: fs, dir: filepath.Join(opts.Root, "snapshots"), store: store, tmp: b.tmp,
+		fs: fs, remembers: opts.Isolation == host.SingleID, dir: filepath.Join(opts.Root, "snapshots"), store: store, tmp: b.tmp,
 		byID: map[string]*Layer{}, slots: make(chan struct{}, max(4, 2*runtime.NumCPU())),
 	}
 	b.ctx, b.cancel = context.WithCancelCause(ctx)

@@ -23,6 +23,7 @@ import (
 	"bk.build/bk/runner"
 	"bk.build/bk/runner/cgroup"
 	"bk.build/bk/runner/emulate"
+	"bk.build/bk/runner/ids"
 	"bk.build/bk/runner/spec"
 )
 
@@ -43,6 +44,9 @@ type step struct {
 	release  []func()
 	places   map[string]*places   // of a plain step's trees, by directory
 	caches   map[*pb.Mount]string // those of a jailed step
+	// links is what the command made of symbolic links and FIFOs, where owners
+	// are remembered.
+	links ids.Links
 	// ranOut tells that the kernel ended a process because memory ran out.
 	ranOut bool
 }
@@ -146,7 +150,10 @@ func (s *step) finish(ctx context.Context, p pending, l *Layer) error {
 	if err := os.RemoveAll(filepath.Join(p.dir, "work")); err != nil {
 		return err
 	}
-	return l.install(p.dir, l.s.fs)
+	if err := s.saveLinks(p.dir); err != nil {
+		return err
+	}
+	return l.install(p.dir, l.s.fs, l.s.inodesFile())
 }
 
 // container describes the command and all that it sees.
@@ -193,6 +200,9 @@ func (s *step) container(ctx context.Context) (runner.Container, error) {
 			files[m.Destination] = *m.file
 		}
 	}
+	if err := s.loadLinks(trees); err != nil {
+		return none, err
+	}
 	cgroupsPath, err := s.cgroupsPath()
 	if err != nil {
 		return none, err
@@ -220,7 +230,7 @@ func (s *step) container(ctx context.Context) (runner.Container, error) {
 		return none, err
 	}
 	return runner.Container{
-		Runtime: s.n.b.opts.Runtime, Bundle: bundle, Cgroups: &s.n.b.cgroups, Excuse: s.excuse(),
+		Runtime: s.n.b.opts.Runtime, Bundle: bundle, Links: &s.links, Cgroups: &s.n.b.cgroups, Excuse: s.excuse(),
 		ID: randomID(), Isolation: s.n.b.opts.Isolation, Spec: sp, Root: s.rootTree, Trees: trees, Files: files, Emulator: emulator, Filters: &s.n.b.filters,
 		Stdout: &output{s.n.event, 1}, Stderr: &output{s.n.event, 2},
 	}, nil

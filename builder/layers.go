@@ -22,6 +22,7 @@ import (
 // soon as one of its forms is stored:
 //
 //	snapshots/<id>/fs               the unpacked form; see form for other names
+//	snapshots/<id>/fs.ids           owners of symbolic links and FIFOs that this user can't give them
 //	snapshots/<id>/implied          parents that the packed form did not name
 //	snapshots/<id>/opaque           the layer hides all layers below it
 //	snapshots/<id>/packed-<how>     JSON: the packed form's descriptor and diffID
@@ -31,11 +32,14 @@ import (
 // since running again may give something else; of a file operation's it is
 // derived from what goes in.
 type layers struct {
-	dir   string
-	fs    string // the name of unpacked forms
-	store *layout.Dir
-	tmp   *scratch
-	slots chan struct{} // bounds the layers packed or unpacked at a time
+	dir string
+	fs  string // the name of unpacked forms
+	// remembers says that owners are not written to unpacked forms, but
+	// remembered in them; see package ids.
+	remembers bool
+	store     *layout.Dir
+	tmp       *scratch
+	slots     chan struct{} // bounds the layers packed or unpacked at a time
 
 	mu   sync.Mutex
 	byID map[string]*Layer
@@ -180,6 +184,10 @@ func (l *Layer) view(ctx context.Context) (snapshot.Layer, error) {
 		if err != nil {
 			return snapshot.Layer{}, err
 		}
+		if l.s.remembers {
+			inodes, err := l.inodes()
+			return snapshot.Remember(snapshot.RememberedLayer(dir, inodes)), err
+		}
 		return snapshot.Remember(snapshot.DirLayer(dir)), nil
 	})
 }
@@ -217,16 +225,17 @@ func (l *Layer) unpack(ctx context.Context) error {
 		return err
 	}
 	fsDir := filepath.Join(tmp, l.s.fs)
+	opts, inodes := l.s.applying()
 	var applied layer.Applied
 	switch packed, ok := l.anyPacked(); {
 	case l.plan != nil:
-		applied, err = l.applyPlan(ctx, fsDir)
+		applied, err = l.applyPlan(ctx, fsDir, opts)
 	case ok:
-		applied, err = l.unpackBlob(ctx, fsDir, packed, func(context.Context) (io.ReadCloser, error) {
+		applied, err = l.unpackBlob(ctx, fsDir, opts, packed, func(context.Context) (io.ReadCloser, error) {
 			return l.s.store.OpenBlob(packed.Descriptor)
 		}, nil)
 	case l.origin != nil:
-		applied, err = l.fetch(ctx, fsDir)
+		applied, err = l.fetch(ctx, fsDir, opts)
 	default:
 		err = fmt.Errorf("layer %s is not in the store any more", l.id)
 	}
@@ -236,19 +245,22 @@ func (l *Layer) unpack(ctx context.Context) error {
 	if err == nil && applied.OpaqueRoot {
 		err = cache.WriteFile(filepath.Join(tmp, "opaque"), nil)
 	}
+	if err == nil && len(inodes) > 0 {
+		err = cache.WriteFile(filepath.Join(tmp, l.s.inodesFile()), inodes.Encode())
+	}
 	if err == nil {
-		err = l.install(tmp, l.s.fs, "implied", "opaque")
+		err = l.install(tmp, l.s.fs, l.s.inodesFile(), "implied", "opaque")
 	}
 	os.RemoveAll(tmp)
 	return err
 }
 
-func (l *Layer) applyPlan(ctx context.Context, dir string) (layer.Applied, error) {
+func (l *Layer) applyPlan(ctx context.Context, dir string, opts layer.ApplyOptions) (layer.Applied, error) {
 	entries, err := l.entries()
 	if err != nil {
 		return layer.Applied{}, err
 	}
-	return layer.Apply(ctx, entries, dir, layer.ApplyOptions{})
+	return layer.Apply(ctx, entries, dir, opts)
 }
 
 // stream turns a list into a stream.
@@ -264,16 +276,16 @@ func stream(entries []*layer.Entry) layer.Entries {
 
 // fetch unpacks from the origin, keeping the blob as it streams by when the
 // result needs it.
-func (l *Layer) fetch(ctx context.Context, dir string) (layer.Applied, error) {
+func (l *Layer) fetch(ctx context.Context, dir string, apply layer.ApplyOptions) (layer.Applied, error) {
 	if l.origin.link != nil || !l.keep {
-		return l.unpackBlob(ctx, dir, l.origin.blob, l.origin.open, nil)
+		return l.unpackBlob(ctx, dir, apply, l.origin.blob, l.origin.open, nil)
 	}
 	w, err := l.s.store.NewHashedBlob() // unpacking verifies
 	if err != nil {
 		return layer.Applied{}, err
 	}
 	defer w.Close()
-	applied, err := l.unpackBlob(ctx, dir, l.origin.blob, l.origin.open, w)
+	applied, err := l.unpackBlob(ctx, dir, apply, l.origin.blob, l.origin.open, w)
 	if err != nil {
 		return layer.Applied{}, err
 	}
@@ -282,13 +294,13 @@ func (l *Layer) fetch(ctx context.Context, dir string) (layer.Applied, error) {
 	return applied, err
 }
 
-func (l *Layer) unpackBlob(ctx context.Context, dir string, b layout.LayerBlob, open func(context.Context) (io.ReadCloser, error), tee io.Writer) (layer.Applied, error) {
+func (l *Layer) unpackBlob(ctx context.Context, dir string, apply layer.ApplyOptions, b layout.LayerBlob, open func(context.Context) (io.ReadCloser, error), tee io.Writer) (layer.Applied, error) {
 	r, err := open(ctx)
 	if err != nil {
 		return layer.Applied{}, err
 	}
 	defer r.Close()
-	opts := layer.UnpackOptions{Digest: b.Descriptor.Digest, Size: b.Descriptor.Size, DiffID: b.DiffID}
+	opts := layer.UnpackOptions{Digest: b.Descriptor.Digest, Size: b.Descriptor.Size, DiffID: b.DiffID, Apply: apply}
 	var in io.Reader = r
 	if tee != nil {
 		in = io.TeeReader(r, tee)

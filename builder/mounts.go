@@ -164,7 +164,8 @@ func (b *build) copyTree(ctx context.Context, t *Tree, selector, dir string) err
 	if err != nil {
 		return err
 	}
-	_, err = layer.Apply(ctx, below(snapshot.Walk(fs, root), root), dir, layer.ApplyOptions{})
+	opts, _ := b.layers.applying()
+	_, err = layer.Apply(ctx, below(snapshot.Walk(fs, root), root), dir, opts)
 	return err
 }
 

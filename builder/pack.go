@@ -14,6 +14,7 @@ import (
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"bk.build/bk/builder/cache"
+	"bk.build/bk/builder/snapshot"
 	"bk.build/bk/layout"
 	"bk.build/bk/layout/layer"
 )
@@ -169,6 +170,10 @@ func (l *Layer) stream(ctx context.Context) (layer.Entries, error) {
 	dir, err := l.Dir(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if l.s.remembers {
+		inodes, err := l.inodes()
+		return snapshot.Reveal(layer.Walk(dir), inodes), err
 	}
 	return layer.Walk(dir), nil
 }

@@ -16,6 +16,7 @@ import (
 	"bk.build/bk/builder/snapshot"
 	"bk.build/bk/layout/layer"
 	"bk.build/bk/runner"
+	"bk.build/bk/runner/ids"
 )
 
 // prepare collects the mounts. Those of parents come before those below them.
@@ -78,7 +79,7 @@ func (s *step) upper(ctx context.Context, m *pb.Mount, t *Tree, view snapshot.FS
 	if err != nil {
 		return runner.Tree{}, err
 	}
-	if err := likeRoot(rt.Upper, view); err != nil {
+	if err := s.n.b.layers.likeRoot(rt.Upper, view); err != nil {
 		return runner.Tree{}, err
 	}
 	if m.Output >= 0 {
@@ -89,12 +90,16 @@ func (s *step) upper(ctx context.Context, m *pb.Mount, t *Tree, view snapshot.FS
 
 // likeRoot gives a new upper directory, which will be the root of the tree, the
 // attributes of the root that it covers.
-func likeRoot(dir string, view snapshot.FS) error {
+func (s *layers) likeRoot(dir string, view snapshot.FS) error {
 	e, err := view.Lstat(".")
 	if err != nil {
 		return nil // an empty tree
 	}
-	if err := os.Lchown(dir, e.UID, e.GID); err != nil && os.Geteuid() == 0 {
+	if s.remembers {
+		if err := ids.SetPath(dir, inodeOf(e)); err != nil {
+			return err
+		}
+	} else if err := os.Lchown(dir, e.UID, e.GID); err != nil && os.Geteuid() == 0 {
 		return err // the runner says what others lack
 	}
 	return os.Chmod(dir, fileMode(e)&^fs.ModeDir)

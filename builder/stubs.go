@@ -93,7 +93,8 @@ func (b *build) stubLayer(ctx context.Context, entries []*layer.Entry) (string, 
 		if err != nil {
 			return "", err
 		}
-		_, err = layer.Apply(ctx, stream(entries), dir, layer.ApplyOptions{})
+		opts, _ := b.layers.applying()
+		_, err = layer.Apply(ctx, stream(entries), dir, opts)
 		return dir, err
 	})
 }

@@ -23,6 +23,7 @@ import (
 	"bk.build/bk/runner/cgroup"
 	"bk.build/bk/runner/emulate"
 	"bk.build/bk/runner/host"
+	"bk.build/bk/runner/ids"
 	"bk.build/bk/runner/seccomp"
 )
 
@@ -79,6 +80,11 @@ type Container struct {
 	// Filters keeps compiled seccomp profiles for other containers; nil: each
 	// is compiled anew, which takes most of a millisecond.
 	Filters *seccomp.Cache
+
+	// Links takes what is remembered of symbolic links and FIFOs that the
+	// container leaves in Root.Upper, when Isolation is [host.SingleID]; nil: it
+	// is forgotten.
+	Links *ids.Links
 
 	// Stdin is empty when it's nil. A file is handed to the command; another
 	// reader is read ahead of it, and a Read that blocks may return after Run

@@ -37,7 +37,7 @@ func newPlan(c *Container) (*planner, error) {
 	if err := spec.Check(c.Spec); err != nil {
 		return nil, err
 	}
-	for _, step := range []func() error{b.emulator, b.namespaces, b.root, b.mounts, b.paths, b.devices, b.process} {
+	for _, step := range []func() error{b.emulator, b.namespaces, b.root, b.mounts, b.paths, b.devices, b.process, b.single} {
 		if err := step(); err != nil {
 			b.closeFiles()
 			return nil, err

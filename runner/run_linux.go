@@ -16,6 +16,7 @@ import (
 
 	"bk.build/bk/runner/child"
 	"bk.build/bk/runner/host"
+	"bk.build/bk/runner/notify"
 )
 
 // Run starts the container, waits until its command ends, and returns how. It
@@ -89,6 +90,9 @@ type process struct {
 	sent    chan struct{} // closed when the plan is on its way
 	os      *os.Process
 	reports reports
+
+	supervisor *notify.Supervisor // of a container whose ids are remembered
+	passed     []int              // descriptors that came from the child
 }
 
 // reports is what the child said.
@@ -114,6 +118,7 @@ func (p *process) run(ctx context.Context, s *streams) (Status, error) {
 		defer close(heard)
 		p.converse()
 	}()
+	defer p.endNotify()
 	done := make(chan struct{})
 	watched := make(chan struct{})
 	go func() {
@@ -247,9 +252,13 @@ const maxReport = 64 << 10
 
 // listen takes one report; it returns false at the end of the stream.
 func (p *process) listen() bool {
-	kind, value, text, err := receive(p.control)
+	kind, value, text, err := receive(receiver{p})
 	if err != nil {
 		return false
+	}
+	if kind == child.ReportListener {
+		p.startNotify()
+		return true
 	}
 	p.reports.take(p.plan.c, kind, value, text)
 	return true

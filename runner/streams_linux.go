@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"sync"
+
+	"bk.build/bk/runner/host"
 )
 
 // streams are the command's standard streams. Files are handed to it as they
@@ -24,6 +26,9 @@ type streams struct {
 func openStreams(c *Container) (*streams, error) {
 	user := c.Spec.Process.User
 	s := &streams{uid: int(user.UID), gid: int(user.GID)}
+	if c.Isolation == host.SingleID {
+		s.uid, s.gid = 0, 0 // there is no other
+	}
 	err := s.open(c)
 	if err != nil {
 		s.started()

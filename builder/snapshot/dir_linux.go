@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"bk.build/bk/layout/layer"
+	"bk.build/bk/runner/ids"
 )
 
 // DirLayer returns the layer that is unpacked in the directory at dir, in
@@ -20,12 +21,14 @@ import (
 // directory's lower namesakes; see layer.OverlayPrefix.
 // Sockets, which no layer can hold, remove their name. The directory must not
 // change; nothing in it is followed or opened but regular files.
-func DirLayer(dir string) Layer { return Layer{&dirLayer{dir, layer.OverlayPrefix()}} }
+func DirLayer(dir string) Layer { return Layer{&dirLayer{root: dir, notes: layer.OverlayPrefix()}} }
 
 // dirLayer is the source of an unpacked directory.
 type dirLayer struct {
 	root  string
 	notes string // how overlayfs's attributes begin
+	// inodes are remembered ones; nil: files are what they seem.
+	inodes ids.Record
 }
 
 // open implements source.
@@ -134,6 +137,9 @@ func (d *openDir) stat(name string) (found, error) {
 	}
 	if err := d.fill(ent, name, &st); err != nil {
 		return found{}, err
+	}
+	if d.layer.inodes != nil {
+		reveal(ent, d.layer.inodes)
 	}
 	f := found{ent: ent}
 	if ent.Type == layer.Regular && st.Nlink > 1 {

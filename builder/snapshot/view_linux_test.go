@@ -191,7 +191,7 @@ func checkPlans(t *testing.T, dirs []string, want []string, seed uint64) {
 	t.Helper()
 	var layers []Layer
 	for _, dir := range dirs {
-		l, err := PlanLayer(rawEntries(t, &dirLayer{dir, layer.OverlayPrefix()}, "."))
+		l, err := PlanLayer(rawEntries(t, &dirLayer{root: dir, notes: layer.OverlayPrefix()}, "."))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -12,6 +12,14 @@ type ApplyOptions struct {
 	// NoOwner leaves all files to the calling user. It is implied when that
 	// isn't root.
 	NoOwner bool
+	// Remember keeps what this process's user namespace has no ids for; nil:
+	// files get their owners, and devices are made. It is called for every file
+	// that is made, with the path that it has in dir, and keeps e's owner and, for
+	// a device, of which an empty regular file was made, its type and number. fd
+	// is the file, open, or -1 for a symbolic link or a FIFO. The extended
+	// attribute in which it keeps them, RememberAttr, is not taken from entries.
+	Remember     func(fd int, path string, e *Entry) error
+	RememberAttr string
 }
 
 // Applied says what Apply did.

@@ -78,6 +78,7 @@ type dirState struct {
 
 func newApplier(dir string, opts ApplyOptions) (*applier, error) {
 	opts.Merged = opts.Merged || opts.Export
+	opts.NoOwner = opts.NoOwner || opts.Remember != nil
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
@@ -332,6 +333,11 @@ func (a *applier) node(e *Entry, t target) error {
 	if e.Type == Char && e.DevMajor == 0 && e.DevMinor == 0 && !a.opts.Merged {
 		return invalid("a character device 0/0 would be taken for a removed file")
 	}
+	if a.opts.Remember != nil && e.Type != Fifo {
+		r := *e
+		r.Size, r.Content = 0, nil
+		return a.regular(&r, t) // its type is what is remembered
+	}
 	dev := unix.Mkdev(e.DevMajor, e.DevMinor)
 	err := a.create(t, func() error { return unix.Mknodat(t.fd, t.name, typ|0o600, int(dev)) })
 	if err == unix.EPERM && e.Type != Fifo {
@@ -392,6 +398,11 @@ func (a *applier) finishDir(p string, s *dirState) error {
 	if a.chown {
 		if err := unix.Fchown(fd, e.UID, e.GID); err != nil {
 			return chownError(e, err)
+		}
+	}
+	if a.opts.Remember != nil {
+		if err := a.opts.Remember(fd, p, e); err != nil {
+			return err
 		}
 	}
 	return a.openAttributes(fd, e, true)

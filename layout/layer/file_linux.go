@@ -21,14 +21,14 @@ func (a *applier) regular(e *Entry, t target) error {
 	if err != nil {
 		return fmt.Errorf("create: %w", err)
 	}
-	err = a.writeOpen(fd, e)
+	err = a.writeOpen(fd, e, t.path)
 	if cerr := unix.Close(fd); err == nil && cerr != nil {
 		err = fmt.Errorf("close: %w", cerr)
 	}
 	return err
 }
 
-func (a *applier) writeOpen(fd int, e *Entry) error {
+func (a *applier) writeOpen(fd int, e *Entry, p string) error {
 	if e.Size > 0 {
 		if err := a.content(fd, e); err != nil {
 			return err
@@ -37,6 +37,11 @@ func (a *applier) writeOpen(fd int, e *Entry) error {
 	if a.owns(e) {
 		if err := unix.Fchown(fd, e.UID, e.GID); err != nil {
 			return chownError(e, err)
+		}
+	}
+	if a.opts.Remember != nil {
+		if err := a.opts.Remember(fd, p, e); err != nil {
+			return err
 		}
 	}
 	created := (e.Mode&0o777 | 0o200) &^ a.umask
@@ -83,6 +88,9 @@ func (a *applier) content(fd int, e *Entry) error {
 // file fd.
 func (a *applier) openAttributes(fd int, e *Entry, mode bool) error {
 	for name, value := range e.Xattrs {
+		if a.opts.Remember != nil && name == a.opts.RememberAttr {
+			continue
+		}
 		if err := a.xattr(e, name, unix.Fsetxattr(fd, name, []byte(value), 0)); err != nil {
 			return err
 		}
@@ -103,6 +111,11 @@ func (a *applier) attributes(e *Entry, t target) error {
 	if a.owns(e) {
 		if err := unix.Fchownat(t.fd, t.name, e.UID, e.GID, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return chownError(e, err)
+		}
+	}
+	if a.opts.Remember != nil {
+		if err := a.opts.Remember(-1, t.path, e); err != nil {
+			return err
 		}
 	}
 	for name, value := range e.Xattrs {

@@ -222,4 +222,7 @@ func (c *coder) process(p *Process) {
 	c.num(&p.FilterFlags)
 	c.num(&p.Listener)
 	c.str(&p.ListenerState)
+	c.str(&p.Notify)
+	c.num(&p.NotifyFlags)
+	c.flag(&p.KeepGroups)
 }

@@ -175,11 +175,13 @@ func (s *step) rights(p *Plan) {
 		s.add("set no_new_privs", syscall.SYS_PRCTL, prSetNoNewPrivs, 1)
 		s.capabilities(q)
 		s.landlock(p)
+		s.listener(q)
 		s.filter(q)
 		return
 	}
 	// Without no_new_privs a filter needs CAP_SYS_ADMIN.
 	s.landlock(p)
+	s.listener(q)
 	s.filter(q)
 	s.capabilities(q)
 }
@@ -241,7 +243,9 @@ func (s *step) user(q *Process) {
 	}
 	uid, gid := uintptr(q.UID), uintptr(q.GID)
 	s.add("keep capabilities", syscall.SYS_PRCTL, prSetKeepcaps, 1)
-	s.add("set supplementary groups", syscall.SYS_SETGROUPS, uintptr(len(q.Groups)), s.ref(unsafe.Pointer(groups)))
+	if !q.KeepGroups {
+		s.add("set supplementary groups", syscall.SYS_SETGROUPS, uintptr(len(q.Groups)), s.ref(unsafe.Pointer(groups)))
+	}
 	s.add("set the group to "+itoa(int(q.GID)), syscall.SYS_SETRESGID, gid, gid, gid)
 	s.add("set the user to "+itoa(int(q.UID)), syscall.SYS_SETRESUID, uid, uid, uid)
 	s.add("", syscall.SYS_PRCTL, prSetKeepcaps, 0)
@@ -302,6 +306,13 @@ func (s *step) filter(q *Process) {
 		return
 	}
 	s.add("load the seccomp filter", sysSeccomp, seccompSetFilter, uintptr(q.FilterFlags), s.ref(unsafe.Pointer(prog)))
+}
+
+// program prepares the load of a filter.
+func (s *step) program(op, program string, flags uint64) *rawCall {
+	code := []byte(program)
+	prog := &sockFprog{uint16(len(code) / 8), &code[0]}
+	return s.add(op, sysSeccomp, seccompSetFilter, uintptr(flags), s.ref(unsafe.Pointer(prog)))
 }
 
 // sockFprog is the kernel's struct sock_fprog.

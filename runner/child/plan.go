@@ -244,6 +244,13 @@ type Process struct {
 	// command.
 	Listener      uint64
 	ListenerState string
+	// Notify is another such program, whose listener goes to the runner with
+	// ReportListener before the step is executed.
+	Notify      string
+	NotifyFlags uint64
+	// KeepGroups leaves the supplementary groups: a user namespace may forbid to
+	// change them.
+	KeepGroups bool
 }
 
 // Label is a security label of a Linux security module.
@@ -263,6 +270,8 @@ const (
 	// ReportExec: execve failed. Payload: errno, and 4 bytes that are 1 when
 	// the file is there but what interprets it is not.
 	ReportExec = 'x'
+	// ReportListener comes with the listener of Process.Notify. Payload: 4 bytes.
+	ReportListener = 'l'
 	// ReportExit: the step ended. Payload: wait status.
 	ReportExit = 's'
 	// ReportReady: the mounts are made, and the runner's hooks can run.

@@ -127,3 +127,24 @@ func numberX32(name string) (uint32, bool) {
 	n, ok := numberAMD64(name)
 	return n | x32Bit, ok
 }
+
+// ABI is an interface of system calls.
+type ABI struct {
+	// Audit is the number by which filters know it (AUDIT_ARCH_*).
+	Audit uint32
+	// Native tells that it is this program's own.
+	Native bool
+	// Number returns the number of a system call.
+	Number func(name string) (uint32, bool)
+}
+
+// ABIs returns those of this machine, its own first, but x32. It is empty where
+// there are no tables.
+func ABIs() (list []ABI) {
+	for i, a := range machine() {
+		if a.base == 0 {
+			list = append(list, ABI{a.audit, i == 0, a.number})
+		}
+	}
+	return list
+}
