@@ -490,3 +490,34 @@ func TestDoctorJSON(t *testing.T) {
 		t.Errorf("modes (-want +got):\n%s", d)
 	}
 }
+
+const rememberedOwners = `
+-- Dockerfile --
+FROM busybox AS one
+RUN mkdir -p /a/b/c /a/d && touch /a/b/c/f /a/g && chown 1000:2000 /a/b/c/f && chmod 4755 /a/b/c/f && ln /a/b/c/f /a/hard && ln -s /x /a/soft && chown -h 33:33 /a/soft
+RUN test "$(stat -c %u:%g:%a /a/hard)" = 1000:2000:4755 && test "$(stat -c %u /a/soft)" = 33 && rm -rf /a/b && mkdir /a/b && chown 65534:65534 /a && chmod 2755 /a/d
+COPY --chown=7:8 Dockerfile /c/
+RUN mknod /nul c 1 3 && mknod /blk b 7 1 && mkfifo /ff && chown 3:4 /ff && chmod 600 /nul && test "$(stat -c %t:%T /nul)" = 1:3
+RUN chown 9:9 /bin/busybox && chmod u+s /bin/busybox && chown 0:0 /bin/busybox && test "$(stat -c %a:%u /bin/busybox)" = 755:0
+RUN echo foo:x:78:77::/home/foo:/bin/sh >>/etc/passwd && echo foo:x:77: >>/etc/group && mkdir -p /home/foo && chown 78:77 /home/foo && \
+	busybox su foo -c 'id >~/id; echo hi >~/x; (set -C; echo excl >~/y); mkdir ~/d; ln -s q ~/l; chown 0 ~/x 2>/dev/null && exit 1; (sleep 0.1; id >~/d/orphan) & exit 0' && sleep 0.3
+RUN mkdir /sg && chown 0:55 /sg && chmod 2775 /sg && echo x >/sg/x && mkdir /sg/d && chown -h 44:45 /lib64 && cp -a /a /copy && tar cf - a | tar xf - -C /sg
+RUN ls -lnR /a /copy /sg /home /lib64 | grep -v total >/list
+USER 1234:4321
+RUN id >/tmp/mine; mkdir /tmp/mydir
+FROM busybox
+COPY --from=one / /all
+`
+
+// Where one id is all that there is, owners, devices and the ids of processes are
+// what they are in a build by root, and so is the image.
+func TestSingleIDIsTheSame(t *testing.T) {
+	a := newAccount(t, false)
+	s := a.site(t, rememberedOwners, "busybox")
+	want, _ := newSite(t, rememberedOwners).isolated(base(t, "busybox"))
+	got, isolation := s.isolated("--build-context=busybox=oci-layout://" + s.path("busybox"))
+	if isolation != host.SingleID || got != want {
+		t.Errorf("isolation %q, digest %s, want %s", isolation, got, want)
+	}
+	s.verify()
+}

@@ -2,6 +2,7 @@ package notify
 
 import (
 	"encoding/binary"
+	"strconv"
 	"strings"
 	"unsafe"
 
@@ -77,7 +78,45 @@ func (r *request) chown(dir int32, path, owner, flags int) answer {
 	if err != nil {
 		return failed(err)
 	}
-	return r.give(fd, r.arg(owner), r.arg(owner+1))
+	a := r.give(fd, r.arg(owner), r.arg(owner+1))
+	if a.errno == 0 && flags&unix.AT_SYMLINK_NOFOLLOW != 0 && name != "" {
+		r.renew(dir, name, fd)
+	}
+	return a
+}
+
+// renew replaces a symbolic link, of which something is remembered, by a new one:
+// overlayfs shows one that it copied up from a lower layer under a number that
+// isn't the copy's. Where that fails the owner is forgotten.
+func (r *request) renew(dir int32, path string, fd int) {
+	var st, old unix.Stat_t
+	if unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFLNK || st.Nlink > 1 {
+		return
+	}
+	is := r.s.opts.Links.Get(fd)
+	if is.Plain() {
+		return
+	}
+	up, name, err := r.parent(dir, path)
+	if err != nil || unix.Fstatat(up, name, &old, unix.AT_SYMLINK_NOFOLLOW) != nil || old.Ino != st.Ino || old.Dev != st.Dev {
+		return
+	}
+	var target [unix.PathMax]byte
+	n, err := unix.Readlinkat(fd, "", target[:])
+	if err != nil {
+		return
+	}
+	temporary := ".bk-" + strconv.FormatUint(r.id, 36)
+	if unix.Symlinkat(string(target[:n]), up, temporary) != nil {
+		return
+	}
+	times := []unix.Timespec{st.Atim, st.Mtim}
+	_ = unix.UtimesNanoAt(up, temporary, times, unix.AT_SYMLINK_NOFOLLOW) // a time that is off harms less than none
+	if unix.Renameat(up, temporary, up, name) != nil {
+		_ = unix.Unlinkat(up, temporary, 0)
+		return
+	}
+	r.made(place{dir: up, name: name, is: is})
 }
 
 func (r *request) fchown() answer {
