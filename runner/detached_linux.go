@@ -57,6 +57,7 @@ type Created struct {
 
 	process *os.Process
 	control *os.File
+	helper  *os.Process // that forked it, and ends when it is started; or nil
 }
 
 // Create makes a container and leaves its process waiting at d.Gate: all is set
@@ -89,6 +90,9 @@ func Exec(ctx context.Context, pid int, s *specs.Spec, p *specs.Process, d Detac
 // Wait returns how the command ended. Only the process that made it can wait.
 func (c *Created) Wait() (Status, error) {
 	state, err := c.process.Wait()
+	if c.helper != nil {
+		_, _ = c.helper.Wait() // it ends with the command, if not before
+	}
 	if err != nil {
 		return Status{}, fmt.Errorf("wait for the container: %w", err)
 	}
@@ -264,7 +268,7 @@ func (b *planner) launch(ctx context.Context, d *Detached) (created *Created, er
 		}
 		return nil, err
 	}
-	if b.forks() {
+	if b.command != 0 {
 		return p.forked(b)
 	}
 	return &Created{Pid: pid, process: p.os, control: p.control}, nil
@@ -305,6 +309,13 @@ func (b *planner) follow(p *process, pid int, d *Detached) error {
 		switch kind {
 		case child.ReportCreated:
 			return nil
+		case child.ReportPID:
+			if b.command, err = b.outer(int(value)); err != nil {
+				return err
+			}
+			if _, err := fmt.Fprintf(p.control, "%-*d", child.ListenerPIDSize, b.command); err != nil {
+				return fmt.Errorf("go on with the command: %w", err)
+			}
 		case child.ReportReady:
 			if d.Mounted != nil {
 				if err := d.Mounted(pid); err != nil {
@@ -333,39 +344,14 @@ func (b *planner) ended(p *process) error {
 	return fmt.Errorf("its first process ended unexpectedly: %s", state)
 }
 
-// forks reports whether the command is not the child itself, but a process that
-// it forks into the namespaces that it joined.
-func (b *planner) forks() bool {
-	for _, j := range b.plan.Joins {
-		if j.Flag == unix.CLONE_NEWPID || j.Flag == unix.CLONE_NEWUSER || j.Flag == unix.CLONE_NEWTIME {
-			return true
-		}
-	}
-	return false
-}
-
-// forked returns the process that the child forked, which is a child of this
+// forked takes the process that the child forked, which is a child of this
 // process like it.
 func (p *process) forked(b *planner) (*Created, error) {
-	for {
-		kind, value, text, err := receive(p.control)
-		if err != nil {
-			return nil, b.ended(p)
-		}
-		if kind != child.ReportPID {
-			r := reports{}
-			r.take(b.c, kind, value, text)
-			if r.err != nil {
-				return nil, r.err
-			}
-			continue
-		}
-		_, _ = p.os.Wait() // it has nothing more to say
-		if p.os, err = os.FindProcess(int(value)); err != nil {
-			return nil, fmt.Errorf("find the command's process: %w", err)
-		}
-		return &Created{Pid: int(value), process: p.os, control: p.control}, nil
+	command, err := os.FindProcess(b.command)
+	if err != nil {
+		return nil, fmt.Errorf("find the command's process: %w", err)
 	}
+	return &Created{Pid: b.command, process: command, control: p.control, helper: p.os}, nil
 }
 
 // startDetached starts the child in its namespaces.
@@ -395,7 +381,10 @@ func (p *process) startDetached(d *Detached) error {
 	}
 	defer exe.Close()
 	attr := &os.ProcAttr{Env: childEnvironment(), Files: files, Sys: p.plan.attributes()}
-	p.os, err = os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", exe.Fd()), []string{"bk-child"}, attr)
+	err = p.plan.inPIDs(func() error {
+		p.os, err = os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", exe.Fd()), []string{"bk-child"}, attr)
+		return err
+	})
 	if err != nil {
 		p.control.Close()
 		return fmt.Errorf("start a process in new namespaces: %w", allowed(cause(err)))

@@ -312,7 +312,7 @@ func TestJoin(t *testing.T) {
 	c.Spec.Linux.Namespaces = append(c.Spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: path("net")})
 	want(t, c, inode)
 
-	s2, root2 := detachable(t, shell("for n in net ipc uts; do readlink /proc/self/ns/$n; done; ls /proc | grep -c '^1$'; echo $$"))
+	s2, root2 := detachable(t, shell("for n in net ipc uts; do readlink /proc/self/ns/$n; done; grep -c sleep /proc/1/cmdline; echo $$"))
 	s2.Hostname = ""
 	s2.Linux.Namespaces = []specs.LinuxNamespace{
 		{Type: specs.MountNamespace}, {Type: specs.NetworkNamespace, Path: path("net")}, {Type: specs.IPCNamespace, Path: path("ipc")},

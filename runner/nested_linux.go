@@ -16,10 +16,16 @@ import (
 // nested adapts a new file system to a user namespace, in which root may make
 // only what belongs to it.
 func (b *planner) nested(m *child.Mount) error {
-	if host.TrustedXattrs() {
+	if host.TrustedXattrs() && b.flags&unix.CLONE_NEWUSER == 0 {
 		return nil
 	}
 	switch m.Type {
+	case "proc":
+		// It shows the namespace of pids: as with sysfs.
+		if b.flags&unix.CLONE_NEWPID == 0 && b.pids == nil {
+			m.Kind, m.Source, m.Recursive, m.Params = child.MountBind, "/proc", true, nil
+			m.RecSet, m.Set = m.RecSet|m.Set, 0
+		}
 	case "sysfs":
 		// It shows the network namespace. That of the host is not ours, but what
 		// is mounted there already may be shown again.
@@ -28,6 +34,9 @@ func (b *planner) nested(m *child.Mount) error {
 			m.RecSet, m.Set = m.RecSet|m.Set, 0
 		}
 	case "devpts":
+		if b.flags&unix.CLONE_NEWUSER != 0 {
+			return nil // the specification's maps are its author's
+		}
 		text, err := os.ReadFile("/proc/self/gid_map")
 		if err != nil {
 			return err

@@ -45,11 +45,15 @@ func detach(p *Plan) error {
 	if err != nil {
 		return err
 	}
+	if fork {
+		return s.forkCommand(p)
+	}
 	report(ReportCreated, 0, "")
 	if err := pass(p); err != nil {
 		return err
 	}
-	return s.become(fork)
+	s.becomeStep()
+	return nil
 }
 
 // keepOnly closes all descriptors but the control socket and the given number
@@ -64,24 +68,19 @@ func keepOnly(count uint64) error {
 	return explain("protect descriptors", err)
 }
 
-// join enters namespaces that are not of users, which only a process with one
-// thread can enter. It reports whether the command must be forked to be in the
-// namespace of pids.
+// join enters namespaces. Those of users and of clocks are left, as only a
+// process with one thread can enter them; fork reports that the command must be
+// forked to be in one.
 func join(list []Join) (fork bool, err error) {
 	for _, j := range list {
 		switch j.Flag {
-		case syscall.CLONE_NEWUSER:
+		case syscall.CLONE_NEWUSER, cloneNewtime:
 			fork = true
 			continue
-		case syscall.CLONE_NEWPID, cloneNewtime:
-			fork = true
 		case syscall.CLONE_NEWNS:
 			if err := syscall.Unshare(syscall.CLONE_FS); err != nil {
 				return false, explain("leave the directories that threads share", err)
 			}
-		}
-		if j.Flag == cloneNewtime { // as of users
-			continue
 		}
 		if _, err := call(sysSetns, fd(int(j.FD)), uintptr(j.Flag)); err != nil {
 			return false, explain("join the "+namespaceName(j.Flag)+" namespace", err)
@@ -232,11 +231,10 @@ func command(p *Plan, fork bool) (*step, error) {
 		}
 	}
 	s.inSession = !fork
-	if fork && p.Process.Listener != 0 {
-		if err := syscall.Pipe2(s.told[:], syscall.O_CLOEXEC); err != nil {
-			return nil, explain("make a pipe", err)
+	if fork {
+		if err := s.wait(p); err != nil {
+			return nil, err
 		}
-		s.whoAmI = s.told[0]
 	}
 	if err := s.inherit(p.Detached); err != nil {
 		return nil, err
@@ -295,6 +293,10 @@ func pass(p *Plan) error {
 			break
 		}
 	}
+	return d.startHooks()
+}
+
+func (d *Detached) startHooks() error {
 	for i := range d.StartHooks {
 		if err := d.StartHooks[i].run(d.Created); err != nil {
 			return explain("startContainer hook "+d.StartHooks[i].Path, err)
@@ -328,12 +330,31 @@ func (s *step) inherit(d *Detached) error {
 	return nil
 }
 
-// become turns this process into the command, or forks one that becomes it and
-// is the child of this process's parent.
-func (s *step) become(fork bool) error {
-	if !fork {
-		s.becomeStep()
+// wait prepares a forked command to wait until it's started, and to let its
+// parent run the hooks that come last.
+func (s *step) wait(p *Plan) error {
+	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return explain("socketpair", err)
 	}
+	s.told = pair
+	s.add("leave the parent's socket", syscall.SYS_CLOSE, fd(pair[0]))
+	s.number = new([ListenerPIDSize]byte)
+	s.add("hear of the runner", syscall.SYS_READ, fd(pair[1]), s.ref(unsafe.Pointer(s.number)), ListenerPIDSize).least = ListenerPIDSize
+	one := s.ref(unsafe.Pointer(&[1]byte{1}))
+	if d := p.Detached; d.Gate != 0 {
+		s.add("wait to be started", syscall.SYS_READ, uintptr(d.Gate), one, 1).least = 1
+	}
+	if len(p.Detached.StartHooks) > 0 {
+		s.add("ask for the hooks", syscall.SYS_WRITE, fd(pair[1]), one, 1)
+		s.add("wait for the hooks", syscall.SYS_READ, fd(pair[1]), one, 1).least = 1
+	}
+	return nil
+}
+
+// forkCommand forks the command, which is then the child of this process's
+// parent. It returns when there is nothing left to do for it.
+func (s *step) forkCommand(p *Plan) error {
 	s.clone.flags |= syscall.CLONE_PARENT
 	s.clone.exitSignal = 0 // that of this process
 	all, old := ^uint64(0), uint64(0)
@@ -343,11 +364,24 @@ func (s *step) become(fork bool) error {
 	if errno != 0 {
 		return explain("fork the command", errno)
 	}
-	if s.whoAmI > 0 {
-		name := itoa(int(pid)) + "          "
-		syscall.Write(s.told[1], []byte(name[:ListenerPIDSize]))
-	}
+	syscall.Close(s.told[1]) // so that its end is heard
 	report(ReportPID, uint32(pid), "")
+	var number [ListenerPIDSize]byte
+	if !readFull(number[:]) {
+		return explain("hear of the runner", syscall.ECANCELED)
+	}
+	syscall.Write(s.told[0], number[:])
+	report(ReportCreated, 0, "")
+	if len(p.Detached.StartHooks) > 0 {
+		var b [1]byte
+		if n, err := syscall.Read(s.told[0], b[:]); err != nil || n == 0 {
+			syscall.Exit(0) // it was killed
+		}
+		if err := p.Detached.startHooks(); err != nil {
+			return err
+		}
+		syscall.Write(s.told[0], b[:])
+	}
 	syscall.Exit(0)
 	return nil
 }

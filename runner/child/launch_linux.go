@@ -21,6 +21,9 @@ type rawCall struct {
 	keep  bool   // the result is kept, for the first argument
 	store *int32 // and written here
 	kept  bool   // of a call with this mark
+	// least is the least result that is not a failure: of a read, what was to
+	// be read.
+	least uintptr
 }
 
 // step is the prepared work of the forked process.
@@ -36,10 +39,11 @@ type step struct {
 	// inSession tells that this process, which leads a session already, becomes
 	// the command.
 	inSession bool
-	// whoAmI is a pipe from which a forked process hears its own number, for the
-	// state that goes to a seccomp agent; 0: it knows.
-	whoAmI int
-	told   [2]int // the pipe
+	// told is a socket pair between the parent and a forked command, number the
+	// text of the command's number in the runner's namespace of pids, which it
+	// hears from there; nil: it is not forked.
+	told   [2]int
+	number *[ListenerPIDSize]byte
 	// control is where failures are reported.
 	control uintptr
 	// held keeps alive, and off the stack, what the calls point to.
@@ -336,18 +340,29 @@ func (s *step) loadNotifying(q *Process, prog *sockFprog) {
 	if len(state) == 0 {
 		state = []byte{0}
 	}
-	if s.whoAmI > 0 && len(state) >= ListenerPID+ListenerPIDSize {
-		s.add("hear who it is", syscall.SYS_READ, uintptr(s.whoAmI), s.ref(unsafe.Pointer(&state[ListenerPID])), ListenerPIDSize)
+	parts := []syscall.Iovec{part(state)}
+	if s.number != nil && len(state) >= ListenerPID+ListenerPIDSize {
+		parts = []syscall.Iovec{part(state[:ListenerPID]), part(s.number[:]), part(state[ListenerPID+ListenerPIDSize:])}
 	}
-	part := &syscall.Iovec{Base: &state[0]}
-	part.SetLen(len(state))
-	message := &syscall.Msghdr{Iov: part, Iovlen: 1, Control: (*byte)(unsafe.Pointer(control))}
+	message := &syscall.Msghdr{Iov: &parts[0], Control: (*byte)(unsafe.Pointer(control))}
+	setLen(&message.Iovlen, len(parts))
 	message.SetControllen(int(unsafe.Sizeof(*control)))
 	load := s.add("load the seccomp filter", sysSeccomp, seccompSetFilter, uintptr(q.FilterFlags), s.ref(unsafe.Pointer(prog)))
 	load.keep, load.store = true, &control.fd
 	s.add("send the notifications of the seccomp filter", sysSendmsg, uintptr(q.Listener), s.ref(unsafe.Pointer(message)), 0)
 	s.add("close the notifications", syscall.SYS_CLOSE).kept = true
 }
+
+func part(b []byte) (v syscall.Iovec) {
+	if len(b) > 0 {
+		v.Base = &b[0]
+	}
+	v.SetLen(len(b))
+	return v
+}
+
+// setLen sets a length whose size depends on the architecture.
+func setLen[T uint32 | uint64](to *T, n int) { *to = T(n) }
 
 // fork returns in the parent only.
 //
@@ -382,6 +397,9 @@ func (s *step) becomeStep() {
 			c.args[0] = kept
 		}
 		r, _, errno := syscall.RawSyscall6(c.nr, c.args[0], c.args[1], c.args[2], c.args[3], c.args[4], c.args[5])
+		if errno == 0 && r < c.least {
+			errno = syscall.ECANCELED
+		}
 		if errno != 0 && c.frame != nil {
 			s.fail(c.frame, errno)
 		}

@@ -240,7 +240,7 @@ type Process struct {
 	FilterFlags uint64
 	// Listener is a stream socket that gets the descriptor of the filter's
 	// notifications, with ListenerState; 0: there are none. The process's number,
-	// at ListenerPID of the state, is replaced when another process becomes the
+	// at ListenerPID of the state, is replaced when a forked process becomes the
 	// command.
 	Listener      uint64
 	ListenerState string
@@ -279,7 +279,8 @@ const (
 	// ReportCreated: the container waits to be started.
 	ReportCreated = 'c'
 	// ReportPID: the process that becomes the command. Payload: its number, in
-	// the namespace of the child.
+	// the namespace of the child. The runner answers with its number in the
+	// runner's namespace, as text of ListenerPIDSize bytes.
 	ReportPID = 'p'
 )
 
