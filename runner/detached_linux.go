@@ -54,6 +54,9 @@ type Detached struct {
 // Created is a process that Create or Exec made.
 type Created struct {
 	Pid int // in the PID namespace of this process
+	// Made are directories of the resctrl file system (linux.intelRdt) that the
+	// caller removes, in their order, when the container is gone.
+	Made []string
 
 	process *os.Process
 	control *os.File
@@ -258,6 +261,17 @@ func (b *planner) launch(ctx context.Context, d *Detached) (created *Created, er
 			return nil, err
 		}
 	}
+	made, err := b.classify(pid)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, removeAll(made))
+		} else {
+			created.Made = made
+		}
+	}()
 	b.tellState(pid, d)
 	if err := p.sendPlan(); err != nil {
 		return nil, err
@@ -272,6 +286,14 @@ func (b *planner) launch(ctx context.Context, d *Detached) (created *Created, er
 		return p.forked(b)
 	}
 	return &Created{Pid: pid, process: p.os, control: p.control}, nil
+}
+
+// classify puts a new container into its class of service.
+func (b *planner) classify(pid int) (made []string, err error) {
+	if b.plan.Detached.Enter || b.c.Spec.Linux.IntelRdt == nil {
+		return nil, nil
+	}
+	return b.resctrl().apply(pid)
 }
 
 // tellState puts the container's state into the plan, for hooks and listeners.

@@ -52,11 +52,15 @@ func (b *planner) scheduling() (err error) {
 		q.Personality = 1 + domain
 	}
 	if l.IntelRdt != nil {
-		if _, err := os.Stat("/sys/fs/resctrl/schemata"); err != nil {
-			return errors.New("spec: linux.intelRdt: this machine has no resctrl file system mounted")
+		if err := b.resctrl().check(); err != nil {
+			return err
 		}
 	}
 	return b.memoryPolicy(l.MemoryPolicy)
+}
+
+func (b *planner) resctrl() resctrl {
+	return resctrl{root: resctrlRoot, want: b.c.Spec.Linux.IntelRdt, id: b.c.ID}
 }
 
 // schedulerAttr is a struct sched_attr of 56 bytes, sched_setattr(2).

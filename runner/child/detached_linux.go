@@ -17,6 +17,14 @@ func detach(p *Plan) error {
 	if _, err := syscall.Setsid(); err != nil && err != syscall.EPERM {
 		return explain("start a session", err)
 	}
+	if err := setOOMScore(p.OOMScoreAdj); err != nil {
+		return err
+	}
+	if d.Enter { // the container is there, and looks
+		if err := protect(); err != nil {
+			return err
+		}
+	}
 	fork, err := join(p.Joins)
 	if err != nil {
 		return err

@@ -24,11 +24,19 @@ func (h *Hook) run(state string) error {
 		syscall.Close(in[1])
 		return explain("execute it", err)
 	}
-	// The pipe holds more than a state is long, or the hook reads; one that
-	// doesn't read is not waited for.
-	syscall.SetNonblock(in[1], true)
-	syscall.Write(in[1], []byte(state))
-	syscall.Close(in[1])
+	go func() { // a hook that ends without reading all of it ends the writing
+		for state != "" {
+			n, err := syscall.Write(in[1], []byte(state[:min(len(state), 64<<10)]))
+			if err == syscall.EINTR {
+				continue
+			}
+			if err != nil {
+				break
+			}
+			state = state[n:]
+		}
+		syscall.Close(in[1])
+	}()
 	return h.wait(pid)
 }
 

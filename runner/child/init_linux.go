@@ -88,6 +88,9 @@ func start(p *Plan) (pid int, err error) {
 	if err := keepOnly(p.FDs); err != nil {
 		return 0, err
 	}
+	if err := setOOMScore(p.OOMScoreAdj); err != nil {
+		return 0, err
+	}
 	if _, err := join(p.Joins); err != nil {
 		return 0, err
 	}
@@ -140,11 +143,6 @@ func isolate(p *Plan) error {
 			return explain("make a namespace of cgroups", err)
 		}
 	}
-	if p.OOMScoreAdj != "" {
-		if err := writeFile("/proc/self/oom_score_adj", p.OOMScoreAdj); err != nil {
-			return explain("set oom_score_adj to "+p.OOMScoreAdj, err)
-		}
-	}
 	if p.Loopback {
 		if err := loopbackUp(); err != nil {
 			return explain("bring up the loopback interface", err)
@@ -193,8 +191,50 @@ func (r *rootfs) changeDir(dir string) error {
 	return syscall.Fchdir(n)
 }
 
+// setOOMScore sets how readily the kernel ends the process for want of memory.
+// A user namespace forbids to write it, or to make that less likely; the
+// container is no worse off without when it is not to be less likely.
+func setOOMScore(value string) error {
+	if value == "" {
+		return nil
+	}
+	return explain("set oom_score_adj to "+value, writeOOMScore(value))
+}
+
+func writeOOMScore(value string) error {
+	const file = "/proc/self/oom_score_adj"
+	err := writeFile(file, value)
+	if err != syscall.EACCES && err != syscall.EPERM {
+		return err
+	}
+	n, errOpen := syscall.Open(file, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if errOpen != nil {
+		return err
+	}
+	defer syscall.Close(n)
+	var b [16]byte
+	size, errRead := syscall.Read(n, b[:])
+	if errRead != nil || size < 2 {
+		return err
+	}
+	if signed(value) < signed(string(b[:size-1])) {
+		return err
+	}
+	return nil
+}
+
+// signed parses a small number, which may be negative.
+func signed(s string) int {
+	if len(s) > 0 && s[0] == '-' {
+		return -atoi(s[1:])
+	}
+	return atoi(s)
+}
+
 // privateProc mounts a proc that nobody sees: what is written through it can't
-// be diverted by a mount over the container's (CVE-2025-52881).
+// be diverted by a mount over the container's (CVE-2025-52881). Where that is
+// not allowed, in a user namespace, it is the one on /proc, if it is one: a file
+// below that something is mounted on is not opened.
 func privateProc() (int, error) {
 	fs, err := fsopen("proc")
 	if err != nil {
@@ -202,7 +242,34 @@ func privateProc() (int, error) {
 	}
 	defer syscall.Close(fs)
 	proc, err := newMount(fs, attrNosuid|attrNodev|attrNoexec)
+	if err == syscall.EPERM {
+		if n, errOpen := publicProc(); errOpen == nil {
+			return n, nil
+		}
+	}
 	return proc, explain("mount proc", err)
+}
+
+// publicProc opens /proc and makes sure that it is the root of a proc.
+func publicProc() (int, error) {
+	const magic, rootInode = 0x9fa0, 1
+	n, err := openat2(atFDCWD, "/proc", oPath|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return -1, err
+	}
+	var fs syscall.Statfs_t
+	var st syscall.Stat_t
+	if err = syscall.Fstatfs(n, &fs); err == nil {
+		err = syscall.Fstat(n, &st)
+	}
+	if err == nil && (fs.Type != magic || st.Ino != rootInode) {
+		err = syscall.ENODEV
+	}
+	if err != nil {
+		syscall.Close(n)
+		return -1, err
+	}
+	return n, nil
 }
 
 // maxProc bounds what is read of a file of proc; an id map has at most 340 lines.

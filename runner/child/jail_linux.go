@@ -57,10 +57,8 @@ func startJail(p *Plan) (int, error) {
 	if err := keepOnly(p.FDs); err != nil {
 		return 0, err
 	}
-	if p.OOMScoreAdj != "" {
-		if err := writeFile("/proc/self/oom_score_adj", p.OOMScoreAdj); err != nil {
-			return 0, explain("set oom_score_adj to "+p.OOMScoreAdj, err)
-		}
+	if err := setOOMScore(p.OOMScoreAdj); err != nil {
+		return 0, err
 	}
 	// What the step leaves becomes this process's child, wherever it was.
 	if _, err := call(syscall.SYS_PRCTL, prSetChildSubreaper, 1); err != nil {
