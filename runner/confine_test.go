@@ -196,3 +196,17 @@ func TestSharedCgroup(t *testing.T) {
 		t.Errorf("left: %v", left)
 	}
 }
+
+// Limits hold for steps without namespaces too, and what they left is killed.
+func TestChrootLimits(t *testing.T) {
+	needControllers(t, "memory", "pids")
+	o := shell("sleep 1000 & x=xxxxxxxx; while :; do x=$x$x; done")
+	o.Resources = specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(24 << 20)), Swap: ptr(int64(24 << 20))}}
+	out, status, err := try(t, jail(t, o))
+	if err != nil || !status.OOM || status.Code != 137 {
+		t.Errorf("Run = %+v, %v: %s; want a kill because memory ran out", status, err, out)
+	}
+	if left := leftGroups(t); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}

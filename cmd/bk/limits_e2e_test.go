@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -263,5 +264,54 @@ func TestKillLeavesGroups(t *testing.T) {
 	s.build(append(flags, "--target=good")...)
 	if left := groupsOf(b.Process.Pid); len(left) > 0 {
 		t.Errorf("left: %q", left)
+	}
+}
+
+// An ordinary user has limits in a group that was delegated, and is told what
+// to do without one.
+func TestRootlessLimits(t *testing.T) {
+	a := newAccount(t, true)
+	needControllers(t, "memory", "pids")
+	need(t, "setpriv")
+	s := a.site(t, limitSteps, "busybox")
+	args := []string{"build", ".", "--build-context=busybox=oci-layout://" + s.path("busybox"), "--target=shown", "-m", "100m", "--pids-limit=99", "-o", "../out"}
+	o := s.run(args...)
+	if o.code != 1 || !strings.Contains(o.stderr, "limit memory.limit=104857600: ") || !strings.Contains(o.stderr, "delegated") {
+		t.Errorf("not delegated: exit code %d: %s", o.code, o.stderr)
+	}
+	host, err := cgroup.Detect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := host.Create(fmt.Sprintf("/bk-test-delegated-%d", os.Getpid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(g.Kill(), g.Delete()); err != nil {
+			t.Error(err)
+		}
+	})
+	script := ""
+	for _, dir := range g.Paths() {
+		for _, file := range []string{"", "cgroup.procs", "cgroup.subtree_control"} {
+			_ = os.Chown(filepath.Join(dir, file), a.uid, a.gid) // the last is of version 2
+		}
+		script += "echo $$ > " + dir + "/cgroup.procs; "
+	}
+	user := s.command(args...)
+	script += fmt.Sprintf(`exec setpriv --reuid %d --regid %d --clear-groups "$@"`, a.uid, a.gid)
+	cmd := command("sh", append([]string{"-c", script, "sh", user.Path}, user.Args[1:]...)...)
+	cmd.Dir, cmd.Env = user.Dir, user.Env
+	if o := wait(t, cmd); o.code != 0 {
+		t.Fatalf("delegated: exit code %d: %s\n%s", o.code, o.stderr, o.logs)
+	}
+	if got := s.read("out/pids.max"); got != "99\n" {
+		t.Errorf("pids.max: %q", got)
+	}
+	for _, dir := range g.Paths() {
+		if left, _ := filepath.Glob(dir + "/bk-*"); len(left) > 0 {
+			t.Errorf("left: %q", left)
+		}
 	}
 }
