@@ -49,10 +49,21 @@ func CheckProcess(p *specs.Process) error {
 	return nil
 }
 
-// checkForeign refuses what is of other systems.
+// checkForeign refuses what is of other systems, what no container has here, and
+// limits that contradict each other.
 func checkForeign(s *specs.Spec) error {
 	if s.Solaris != nil || s.Windows != nil || s.VM != nil || s.ZOS != nil || s.FreeBSD != nil {
 		return errors.New("solaris, windows, vm, zos or freebsd is not supported")
+	}
+	if len(s.Linux.NetDevices) > 0 {
+		return errors.New("linux.netDevices is not supported")
+	}
+	seen := map[string]bool{}
+	for _, r := range s.Process.Rlimits {
+		if seen[r.Type] {
+			return fmt.Errorf("process.rlimits: %s is listed twice", r.Type)
+		}
+		seen[r.Type] = true
 	}
 	return nil
 }
