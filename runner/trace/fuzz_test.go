@@ -4,7 +4,7 @@ package trace
 
 import (
 	"bytes"
-	"math/rand"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -38,9 +38,9 @@ func tree(t testing.TB, root string, r *rand.Rand) {
 	t.Helper()
 	dirs := []string{root}
 	for range 30 {
-		at := filepath.Join(dirs[r.Intn(len(dirs))], string(rune('a'+r.Intn(5))))
+		at := filepath.Join(dirs[r.IntN(len(dirs))], string(rune('a'+r.IntN(5))))
 		var err error
-		switch r.Intn(4) {
+		switch r.IntN(4) {
 		case 0:
 			if err = os.Mkdir(at, 0o755); err == nil {
 				dirs = append(dirs, at)
@@ -60,16 +60,16 @@ func tree(t testing.TB, root string, r *rand.Rand) {
 
 func somePath(r *rand.Rand) string {
 	var b strings.Builder
-	if r.Intn(3) == 0 {
+	if r.IntN(3) == 0 {
 		b.WriteByte('/')
 	}
-	for i := range 1 + r.Intn(5) {
+	for i := range 1 + r.IntN(5) {
 		if i > 0 {
-			b.WriteString(strings.Repeat("/", 1+r.Intn(8)/7))
+			b.WriteString(strings.Repeat("/", 1+r.IntN(8)/7))
 		}
-		b.WriteString([]string{"a", "b", "c", "d", "e", "..", ".", "none"}[r.Intn(8)])
+		b.WriteString([]string{"a", "b", "c", "d", "e", "..", ".", "none"}[r.IntN(8)])
 	}
-	if r.Intn(6) == 0 {
+	if r.IntN(6) == 0 {
 		b.WriteByte('/')
 	}
 	return b.String()
@@ -83,7 +83,7 @@ func FuzzResolve(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, seed int64) {
 		root := t.TempDir()
-		r := rand.New(rand.NewSource(seed))
+		r := rand.New(rand.NewPCG(uint64(seed), 0))
 		tree(t, root, r)
 		n, err := syscall.Open(root, oPath|syscall.O_CLOEXEC, 0)
 		if err != nil {
@@ -92,15 +92,16 @@ func FuzzResolve(f *testing.F) {
 		defer syscall.Close(n)
 		w := walk{view: &view{root: root}}
 		for range 100 {
-			name, follow := somePath(r), r.Intn(2) == 0
+			name, follow := somePath(r), r.IntN(2) == 0
 			want, wantErrno := inRoot(n, name, follow)
 			if wantErrno == syscall.ENOSYS {
 				t.Skip("the kernel has no openat2")
 			}
-			got, gotErrno := inode{}, syscall.Errno(0)
+			var got inode
 			p, errno := w.resolve("/", name, follow)
 			var st syscall.Stat_t
-			if gotErrno = errno; errno == 0 {
+			gotErrno := errno
+			if errno == 0 {
 				if gotErrno = fstatat(p.host, atSymlinkNofollow, &st); gotErrno == 0 {
 					got = key(&st)
 				}
