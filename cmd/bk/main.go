@@ -19,7 +19,8 @@ import (
 
 	"bk.build/bk/builder"
 	"bk.build/bk/dockerfile"
-	_ "bk.build/bk/runner/child" // takes over the processes that steps run in
+	_ "bk.build/bk/runner/child"     // takes over the processes that steps run in
+	_ "bk.build/bk/runner/oci/early" // takes over the processes that are an OCI runtime
 )
 
 // Exit codes. "bk --help" lists them.
@@ -51,9 +52,18 @@ func main() {
 		*b = make([]byte, gcBallast)
 		debug.SetGCPercent(gcPercent)
 	}, &ballast)
-	code := run(os.Args[1:], processEnv())
+	code := run(arguments(os.Args), processEnv())
 	runtime.KeepAlive(&ballast)
 	os.Exit(code)
+}
+
+// arguments returns the command line without the program's name, which may be
+// "bk-runtime".
+func arguments(argv []string) []string {
+	if args, ok := runtimeArguments(argv); ok {
+		return append([]string{"runtime"}, args...)
+	}
+	return argv[1:]
 }
 
 // run runs one command line and returns its exit code.

@@ -31,7 +31,7 @@ Exit codes: 0 done, 1 failed or a check found warnings, 2 wrong usage,
 	root.SetErr(e.stderr)
 	root.PersistentFlags().StringVar(&e.root, "root", "", "directory of the store (default: $BK_ROOT, or /var/lib/bk for root, or $XDG_DATA_HOME/bk)")
 	root.PersistentFlags().SortFlags = false
-	root.AddCommand(newBuild(e), newPush(e), newPull(e), newCopy(e), newImage(e), newCache(e), newRegistry(e), newArtifact(e), newManifest(e), newLogin(e), newLogout(e), newDoctor(e), newVersion(e))
+	root.AddCommand(newBuild(e), newPush(e), newPull(e), newCopy(e), newImage(e), newCache(e), newRegistry(e), newArtifact(e), newManifest(e), newLogin(e), newLogout(e), newRuntime(e), newDoctor(e), newVersion(e))
 	adoptErrors(root)
 	return root
 }
