@@ -20,7 +20,7 @@ import (
 )
 
 // Run starts the container, waits until its command ends, and returns how. It
-// needs root in this version.
+// needs the rights of root over mounts, of the machine or of a user namespace.
 //
 // A command that can't be executed is an *ExecError together with its code in
 // Status. When the context ends first the whole container is killed and the
@@ -200,10 +200,10 @@ func (p *process) clone(exe *os.File, files []*os.File) error {
 // allowed says what a container needs when the kernel refuses one.
 func allowed(err error) error {
 	if errors.Is(err, unix.EPERM) && os.Geteuid() != 0 {
-		return fmt.Errorf("%w: running containers needs root", err)
+		return fmt.Errorf("%w: running containers needs root, or a user namespace: bk doctor says what this machine allows", err)
 	}
 	if errors.Is(err, unix.EPERM) {
-		return fmt.Errorf("%w: running containers needs CAP_SYS_ADMIN and a seccomp profile that allows new namespaces", err)
+		return fmt.Errorf("%w: running containers needs CAP_SYS_ADMIN and a seccomp profile that allows new namespaces: bk doctor says what this machine allows", err)
 	}
 	return err
 }
