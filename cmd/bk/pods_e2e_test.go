@@ -158,6 +158,26 @@ func TestPodDefault(t *testing.T) {
 	}
 }
 
+// Other pods build the same, each in the best isolation that it has.
+func TestPodKinds(t *testing.T) {
+	needContainers(t)
+	for kind, isolation := range map[pods.Kind]string{
+		pods.Unconfined: "chroot", // a new /proc is refused
+		pods.HostUsers:  "chroot",
+	} {
+		t.Run(string(kind), func(t *testing.T) {
+			p := newPod(t, kind, true, busyboxPod)
+			out, got := p.build("--build-context", "busybox=oci-layout:///bases/busybox")
+			if !strings.Contains(out, "isolation: "+isolation) {
+				t.Errorf("the pod doesn't build in the isolation %s:\n%s", isolation, out)
+			}
+			if want := p.outside(base(t, "busybox")); got != want {
+				t.Errorf("image %s, as root %s", got, want)
+			}
+		})
+	}
+}
+
 // bk doctor says in such a pod what it will do and how to get better.
 func TestPodDoctor(t *testing.T) {
 	needContainers(t)
