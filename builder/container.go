@@ -153,6 +153,13 @@ func (s *step) finish(ctx context.Context, p pending, l *Layer) error {
 	if err := s.saveLinks(p.dir); err != nil {
 		return err
 	}
+	base, err := p.base.FS(ctx)
+	if err == nil {
+		err = dropIdleMarks(filepath.Join(p.dir, l.s.fs), base)
+	}
+	if err != nil {
+		return err
+	}
 	return l.install(p.dir, l.s.fs, l.s.inodesFile())
 }
 

@@ -156,14 +156,13 @@ func TestPlainCopy(t *testing.T) {
 -- Dockerfile --
 FROM busybox AS a
 RUN --mount=type=cache,target=/c --mount=target=/src cp /src/f /f; rm -r /opt; mkdir /opt; echo x > /opt/new; chmod 700 /usr; touch /c/x
-RUN mv /f /g; ln /g /h; mkdir -p /deep/er
+RUN mv /f /g; ln /g /h; mkdir -p /deep/er /tmp/n/e/w; echo x > /tmp/n/e/w/f; mv /tmp/n /mnt/n
 FROM a AS b
 RUN --mount=from=a,target=/a/b cp -a /a/b/g /from-a && echo b > /b
 FROM a AS c
 RUN --mount=from=a,target=/a,rw echo lost > /a/g; rm /h; echo c > /c
-FROM busybox
+FROM c
 COPY --from=b / /b/
-COPY --from=c / /c/
 -- f --
 content
 `)
