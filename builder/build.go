@@ -31,6 +31,7 @@ import (
 	"bk.build/bk/runner/cgroup"
 	"bk.build/bk/runner/emulate"
 	"bk.build/bk/runner/host"
+	"bk.build/bk/runner/network"
 	"bk.build/bk/runner/seccomp"
 )
 
@@ -57,6 +58,7 @@ type build struct {
 	stubs     futures[string]
 	emulators futures[*emulate.Emulator]
 	described future[*cdi.Cache]
+	networks  future[*network.Network]
 	filters   seccomp.Cache
 	cgroups   cgroup.Own
 	hostFiles futures[string]
@@ -143,7 +145,7 @@ func (b *build) close() error {
 	for _, l := range b.locals {
 		l.Close()
 	}
-	return errors.Join(noted, b.cgroups.Close(), b.tmp.close(), b.lock.Close(), b.collect())
+	return errors.Join(noted, b.closeNetworks(), b.cgroups.Close(), b.tmp.close(), b.lock.Close(), b.collect())
 }
 
 // solve runs the frontend and evaluates what it returns.

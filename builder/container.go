@@ -24,6 +24,7 @@ import (
 	"bk.build/bk/runner/cgroup"
 	"bk.build/bk/runner/emulate"
 	"bk.build/bk/runner/ids"
+	"bk.build/bk/runner/network"
 	"bk.build/bk/runner/spec"
 )
 
@@ -42,6 +43,8 @@ type step struct {
 	targets  []snapshot.Target
 	outs     []pending
 	release  []func()
+	net      string               // a mode of package spec
+	netPath  string               // of a network of the step's own
 	places   map[string]*places   // of a plain step's trees, by directory
 	caches   map[*pb.Mount]string // those of a jailed step
 	// links is what the command made of symbolic links and FIFOs, where owners
@@ -175,6 +178,9 @@ func (s *step) container(ctx context.Context) (runner.Container, error) {
 	if err != nil {
 		return none, fmt.Errorf("user %q: %w", meta.User, err)
 	}
+	if err := s.network(ctx); err != nil {
+		return none, fmt.Errorf("network: %w", err)
+	}
 	if err := s.addHostFiles(); err != nil {
 		return none, err
 	}
@@ -216,7 +222,7 @@ func (s *step) container(ctx context.Context) (runner.Container, error) {
 	}
 	sp, err := describe(spec.Options{
 		Args: meta.Args, Env: env, Cwd: meta.Cwd, User: user,
-		Hostname: s.hostname(), ReadonlyRoot: s.readonly, Network: s.network(),
+		Hostname: s.hostname(), ReadonlyRoot: s.readonly, Network: s.net,
 		Mounts: mounts, Rlimits: rlimits(meta.Ulimit),
 		Insecure:  s.op.Security == pb.SecurityMode_INSECURE,
 		Resources: s.resources(), CgroupsPath: cgroupsPath,
@@ -225,6 +231,7 @@ func (s *step) container(ctx context.Context) (runner.Container, error) {
 		return none, err
 	}
 	keepShown(sp)
+	s.joinNetwork(sp)
 	if err := s.addDevices(sp); err != nil {
 		return none, err
 	}
@@ -258,18 +265,6 @@ func (b *build) emulator(p ocispecs.Platform) (*emulate.Emulator, error) {
 	return b.emulators.do(platforms.FormatAll(p), func() (*emulate.Emulator, error) {
 		return emulate.Find(p, emulate.Dirs{Emulators: b.opts.Emulators})
 	})
-}
-
-// network returns the network that the step is in: the one that it names, else
-// the build's.
-func (s *step) network() string {
-	switch s.op.Network {
-	case pb.NetMode_NONE:
-		return spec.NetworkNone
-	case pb.NetMode_HOST:
-		return spec.NetworkHost
-	}
-	return cmp.Or(s.n.b.opts.Network, spec.NetworkHost)
 }
 
 // rlimits spells limits as the runtime specification does.
@@ -311,8 +306,8 @@ func (s *step) hostname() string { return cmp.Or(s.op.Meta.Hostname, defaultHost
 // addHostFiles mounts what the network needs to be known by name.
 func (s *step) addHostFiles() error {
 	for name, content := range map[string][]byte{
-		resolvConf: nameServers(),
-		hostsFile:  hosts(s.hostname(), s.op.Meta.ExtraHosts),
+		resolvConf: s.nameServers(),
+		hostsFile:  hosts(s.hostname(), s.op.Meta.ExtraHosts, s.netPath != ""),
 	} {
 		src, err := s.n.b.hostFile(path.Base(name), content)
 		if err != nil {
@@ -347,11 +342,15 @@ const (
 )
 
 // hosts returns the text of /etc/hosts.
-func hosts(hostname string, extra []*pb.HostIP) []byte {
+func hosts(hostname string, extra []*pb.HostIP, ownNetwork bool) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "127.0.0.1\tlocalhost %s\n::1\tlocalhost ip6-localhost ip6-loopback\n", hostname)
 	for _, h := range extra {
-		fmt.Fprintf(&b, "%s\t%s\n", h.IP, h.Host)
+		ip := h.IP
+		if ip == network.HostAddress && !ownNetwork {
+			ip = "127.0.0.1" // the machine, seen from its own network
+		}
+		fmt.Fprintf(&b, "%s\t%s\n", ip, h.Host)
 	}
 	return b.Bytes()
 }
@@ -367,9 +366,8 @@ func (b *build) hostFile(name string, content []byte) (string, error) {
 	})
 }
 
-// nameServers returns the host's resolv.conf. A resolver that listens on the
-// host's loopback only is reached through what systemd-resolved knows.
-func nameServers() []byte {
+// hostNameServers returns the machine's resolv.conf.
+func hostNameServers() []byte {
 	dt, err := os.ReadFile(resolvConf)
 	if err != nil {
 		return nil

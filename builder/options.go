@@ -53,7 +53,8 @@ type Options struct {
 	// Jobs bounds how many RUN steps run at a time; 0: no bound.
 	Jobs int
 	// Network is the mode of RUN steps that name none: "host" or "none";
-	// empty: host.
+	// empty: a network of each step's own with a way out, where this process can
+	// make one and name servers can be reached from it, else the host's.
 	Network string
 	// Allow are the rights beyond the default ones that steps may ask for.
 	Allow Entitlements

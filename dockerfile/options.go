@@ -235,8 +235,11 @@ func platformName(s string) (string, error) {
 	return platforms.FormatAll(platforms.Normalize(p)), nil
 }
 
-// extraHosts translates HOST:IP and HOST=IP to the gateway's list. Steps share
-// the host's network, so "host-gateway" is the loopback address.
+// hostGateway is this machine's address in networks of steps; the engine knows
+// what it is for steps that share the machine's network.
+const hostGateway = "169.254.1.2"
+
+// extraHosts translates HOST:IP and HOST=IP to the gateway's list.
 func extraHosts(list []string) (string, error) {
 	var out []string
 	for _, s := range list {
@@ -245,7 +248,7 @@ func extraHosts(list []string) (string, error) {
 			host, ip, ok = strings.Cut(s, ":")
 		}
 		if ip == "host-gateway" {
-			ip = "127.0.0.1"
+			ip = hostGateway
 		}
 		if strings.HasPrefix(ip, "[") && strings.HasSuffix(ip, "]") {
 			ip = ip[1 : len(ip)-1]

@@ -33,7 +33,7 @@ func TestPrepare(t *testing.T) {
 		{"network", Options{Network: "none"}, map[string]string{"force-network-mode": "none"}},
 		{"network default", Options{Network: "default"}, map[string]string{}},
 		{"hosts", Options{AddHosts: []string{"a:1.2.3.4", "b=[::1]", "c:::2", "d:host-gateway"}},
-			map[string]string{"add-hosts": "a=1.2.3.4,b=::1,c=::2,d=127.0.0.1"}},
+			map[string]string{"add-hosts": "a=1.2.3.4,b=::1,c=::2,d=169.254.1.2"}},
 		{"limits", Options{ShmSize: 1 << 20, Ulimits: []string{"nofile=1:2", "core=0"}, CgroupParent: "/x"},
 			map[string]string{"shm-size": "1048576", "ulimit": "nofile=1:2,core=0", "cgroup-parent": "/x"}},
 		{"call", Options{Call: Call{Name: "lint"}},

@@ -9,11 +9,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"bk.build/bk/runner/cgroup"
 	"bk.build/bk/runner/spec"
 )
 
@@ -26,24 +26,35 @@ func runExternal(ctx context.Context, c *Container) (Status, error) {
 	if c.Emulator != nil {
 		return Status{}, fmt.Errorf("runtime %s: emulation without set-up of the host is what the embedded runtime does; register a handler on the host, or leave --runtime away", c.Runtime)
 	}
-	b := bundle{c: c, dir: c.Bundle}
+	b := bundle{c: c, dir: c.Bundle, cgroup: c.Spec.Linux.CgroupsPath}
+	if b.cgroup == "" {
+		// A name that the next bk knows, and sweeps, if this one is killed.
+		own := c.Cgroups
+		if own == nil {
+			own = new(cgroup.Own)
+		}
+		var err error
+		if b.cgroup, err = own.Path("/"); err != nil {
+			return Status{}, err
+		}
+	}
 	outer, err := b.container()
 	if err != nil {
 		return Status{}, err
 	}
 	status, err := run(ctx, outer)
-	return status, errors.Join(err, removeCgroups(b.cgroup()))
+	return status, errors.Join(err, removeCgroup(b.cgroup))
 }
 
 // bundle is a container as another runtime takes it: a directory with
 // config.json, and mount points for what that names.
 type bundle struct {
-	c   *Container
-	dir string
+	c      *Container
+	dir    string
+	cgroup string // its path
 }
 
 func (b *bundle) rootfs() string { return filepath.Join(b.dir, "rootfs") }
-func (b *bundle) cgroup() string { return "bk-" + b.c.ID }
 
 // source is where the i-th mount's tree or file is mounted in the bundle.
 func (b *bundle) source(i int) string { return filepath.Join(b.dir, "mount"+strconv.Itoa(i)) }
@@ -94,9 +105,7 @@ func (b *bundle) inner() (s specs.Spec, network []specs.LinuxNamespace) {
 	s.Root = &specs.Root{Path: "rootfs", Readonly: b.c.Spec.Root != nil && b.c.Spec.Root.Readonly}
 	linux := *s.Linux
 	s.Linux = &linux
-	if linux.CgroupsPath == "" {
-		linux.CgroupsPath = "/" + b.cgroup()
-	}
+	linux.CgroupsPath = b.cgroup
 	if linux.Resources == nil && linux.Seccomp != nil { // not a container with all rights
 		linux.Resources = &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Access: "rwm"}}}
 	}
@@ -157,16 +166,15 @@ func (b *bundle) outer(network []specs.LinuxNamespace) (*specs.Spec, error) {
 	return s, nil
 }
 
-// removeCgroups removes what a runtime that was killed left in the hierarchies.
-func removeCgroups(name string) error {
-	left, err := filepath.Glob("/sys/fs/cgroup/*/" + name)
+// removeCgroup removes what a runtime that was killed left in the hierarchies.
+func removeCgroup(path string) error {
+	host, err := cgroup.Detect()
 	if err != nil {
 		return err
 	}
-	for _, dir := range append(left, "/sys/fs/cgroup/"+name) {
-		if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) && !strings.Contains(err.Error(), "busy") {
-			return fmt.Errorf("remove the cgroup of the runtime: %w", err)
-		}
+	g, err := host.Create(path)
+	if err != nil {
+		return fmt.Errorf("remove the cgroup of the runtime: %w", err)
 	}
-	return nil
+	return errors.Join(g.Kill(), g.Delete())
 }

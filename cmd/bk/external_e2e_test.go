@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -36,10 +37,6 @@ RUN id -u && ! touch /no 2>/dev/null
 	other.build(append(args, "--runtime=runc", "--iidfile", s.path("runc"))...)
 	if own, runc := s.read("own"), s.read("runc"); own != runc {
 		t.Errorf("image %s made by runc, %s by bk", runc, own)
-	}
-	left, _ := filepath.Glob("/sys/fs/cgroup/*/bk-*")
-	if len(left) > 0 {
-		t.Errorf("cgroups are left: %v", left)
 	}
 }
 
@@ -90,5 +87,17 @@ RUN setsid sleep 54321 & echo started && sleep 54321
 		_ = cmd.Wait() // it was told to end
 		eventually(t, "every process ends after "+sig.String(), func() bool { return len(processesWith(mark)) == 0 })
 		eventually(t, "every mount goes", func() bool { return len(mountsBelow(s.root)) == 0 })
+		next := s.in("next") // sweeps what one that was killed could not remove
+		next.write("-- Dockerfile --\nFROM busybox\nRUN true\n")
+		next.build(base(t, "busybox"), "--runtime=runc", "--no-cache")
+		next.write(`
+-- Dockerfile --
+FROM busybox
+ARG MARK
+RUN setsid sleep 54321 & echo started && sleep 54321
+`)
+		if left, _ := filepath.Glob(fmt.Sprintf("/sys/fs/cgroup/*/bk-*-%d-*", cmd.Process.Pid)); len(left) > 0 {
+			t.Errorf("after %s cgroups are left: %v", sig, left)
+		}
 	}
 }
