@@ -28,6 +28,7 @@ import (
 	"bk.build/bk/builder/source"
 	"bk.build/bk/layout"
 	"bk.build/bk/layout/remote"
+	"bk.build/bk/runner"
 	"bk.build/bk/runner/cgroup"
 	"bk.build/bk/runner/emulate"
 	"bk.build/bk/runner/host"
@@ -113,7 +114,7 @@ func newBuild(ctx context.Context, opts Options, progress Progress) (*build, err
 		b.running = make(chan struct{}, opts.Jobs)
 	}
 	b.layers = &layers{
-		fs: fs, remembers: opts.Isolation == host.SingleID, dir: filepath.Join(opts.Root, "snapshots"), store: store, tmp: b.tmp,
+		fs: fs, remembers: opts.Isolation == host.SingleID || opts.Isolation == host.Chroot && runner.Traced(), dir: filepath.Join(opts.Root, "snapshots"), store: store, tmp: b.tmp,
 		byID: map[string]*Layer{}, slots: make(chan struct{}, max(4, 2*runtime.NumCPU())),
 	}
 	b.ctx, b.cancel = context.WithCancelCause(ctx)

@@ -1,6 +1,9 @@
 package snapshot
 
 import (
+	"os"
+	"strconv"
+
 	"bk.build/bk/layout/layer"
 	"bk.build/bk/runner/ids"
 )
@@ -38,6 +41,19 @@ func Reveal(entries layer.Entries, inodes ids.Record) layer.Entries {
 // reveal makes an entry what is remembered of it, and reports whether that was
 // anything.
 func reveal(e *layer.Entry, inodes ids.Record) bool {
+	// In no namespace of its own, this process's user stands for root.
+	if e.UID == os.Geteuid() {
+		e.UID = 0
+	}
+	if e.GID == os.Getegid() {
+		e.GID = 0
+	}
+	if mode, err := strconv.ParseUint(e.Xattrs[ids.ModeAttr], 8, 12); err == nil {
+		e.Mode = uint32(mode)
+	}
+	if delete(e.Xattrs, ids.ModeAttr); len(e.Xattrs) == 0 {
+		e.Xattrs = nil
+	}
 	var i ids.Inode
 	switch e.Type {
 	case layer.Symlink, layer.Fifo:

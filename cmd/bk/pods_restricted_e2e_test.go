@@ -10,7 +10,7 @@ import (
 )
 
 // In a pod of the restricted profile, whose process may change nothing, a step is
-// root in a directory of its own, and mounts are there.
+// root in a directory of its own, and the image is the one that root builds.
 func TestPodRestricted(t *testing.T) {
 	needContainers(t)
 	p := newPod(t, pods.Restricted, true, `
@@ -22,12 +22,16 @@ RUN ln /app /hard; ln -s /app /soft; test -L /soft && /soft > /said; mv /srv /mo
 FROM busybox
 COPY --from=build /app /hard /usr/local/bin/
 COPY --from=build /said /n /
+RUN touch /other && chown 5:6 /other && mkdir /locked && chmod 0 /locked && chown 7 /locked && echo x > /locked/file && chmod 0400 /locked/file
 RUN id -u > /id; stat -c '%u:%g %a' /usr/local/bin/app > /stat; cat /id /stat /said
 -- app --
 #!/bin/sh
 echo app $0
 `)
-	out, _ := p.build("--build-context", "busybox=oci-layout:///bases/busybox")
+	out, got := p.build("--build-context", "busybox=oci-layout:///bases/busybox")
+	if want := p.outside("--build-context", "busybox=oci-layout://"+repository(t)+"/.cache/bases/busybox"); got != want {
+		t.Errorf("the pod's image is %s, and root's %s\n%s", got, want, out)
+	}
 	for _, want := range []string{"isolation: chroot", "0:0 751", "app /soft"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the build doesn't say %q:\n%s", want, out)

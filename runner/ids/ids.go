@@ -27,6 +27,10 @@ import (
 // Attr is the extended attribute of remembered inodes.
 const Attr = "user.bk.inode"
 
+// ModeAttr is that of permissions, in octal, which a file should have and has not,
+// because its owner, who stands for root, must be able to open it: package trace.
+const ModeAttr = "user.bk.mode"
+
 // maxText bounds the text of an inode in bytes.
 const maxText = 64
 
