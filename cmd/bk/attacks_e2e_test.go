@@ -38,7 +38,7 @@ type victim struct {
 // attack runs f for each isolation, each time with a new site on busybox.
 func attack(t *testing.T, archive string, f func(t *testing.T, v victim)) {
 	needContainers(t)
-	for _, isolation := range []host.Isolation{host.Root, host.Rootless, host.Chroot} {
+	for _, isolation := range []host.Isolation{host.Root, host.Rootless, host.SingleID, host.Chroot} {
 		t.Run(string(isolation), func(t *testing.T) {
 			v := victim{isolation: isolation}
 			if isolation == host.Root || isolation == host.Chroot {
