@@ -38,6 +38,10 @@ type Detached struct {
 	// gets the descriptor of the seccomp filter's notifications, if it has any,
 	// and the state of the container's process as the specification wants it.
 	Listener *os.File
+	// Cgroups are the directories of the container's control group by controller,
+	// as [cgroup.Group.Paths] gives them. They are what a mount of type cgroup
+	// shows when the container shares the namespace of cgroups.
+	Cgroups map[string]string
 
 	// Namespaces is called with the process's number when its namespaces exist
 	// and before it does anything in them: the place to put it into cgroups and
@@ -69,7 +73,7 @@ type Created struct {
 // is not there is an *ExecError. When Create fails nothing of the container is
 // left but what d's functions made.
 func Create(ctx context.Context, c Container, d Detached) (*Created, error) {
-	b := &planner{c: &c, detached: true}
+	b := &planner{c: &c, detached: true, cgroups: d.Cgroups}
 	defer b.closeFiles()
 	if err := b.detach(&d); err != nil {
 		return nil, err

@@ -201,6 +201,9 @@ func (b *planner) cgroupMount(m child.Mount) error {
 		return fmt.Errorf("statfs /sys/fs/cgroup: %w", err)
 	}
 	if fs.Type == unix.CGROUP2_SUPER_MAGIC {
+		if b.sharesCgroups() {
+			m.Kind, m.Source = child.MountBind, b.cgroups[""]
+		}
 		b.plan.Mounts = append(b.plan.Mounts, m)
 		return nil
 	}
@@ -220,6 +223,20 @@ func (b *planner) cgroupMount(m child.Mount) error {
 	return lines.Err()
 }
 
+// sharesCgroups reports whether a mount of a cgroup file system would show the
+// groups of the host: then it is the container's own group that is bound there.
+func (b *planner) sharesCgroups() bool {
+	if len(b.cgroups) == 0 {
+		return false
+	}
+	for _, ns := range b.c.Spec.Linux.Namespaces {
+		if ns.Type == specs.CgroupNamespace {
+			return false
+		}
+	}
+	return true
+}
+
 // hierarchy plans the mount of one line of /proc/self/cgroup,
 // "number:controllers:path".
 func (b *planner) hierarchy(m child.Mount, line string) {
@@ -234,6 +251,14 @@ func (b *planner) hierarchy(m child.Mount, line string) {
 		m.Params = append(m.Params, "none", "name="+name)
 	} else {
 		m.Params = append(m.Params, strings.Split(name, ",")...)
+	}
+	if b.sharesCgroups() {
+		first, _, _ := strings.Cut(name, ",")
+		dir := b.cgroups[first]
+		if dir == "" {
+			return // there is nothing of the container's
+		}
+		m.Kind, m.Source, m.Params = child.MountBind, dir, nil
 	}
 	b.plan.Mounts = append(b.plan.Mounts, m)
 }

@@ -26,11 +26,12 @@ type planner struct {
 	foreignDev bool
 	// detached is set for containers of an OCI runtime.
 	detached bool
-	notifies bool       // the seccomp filter has notifications
-	pids     *os.File   // the namespace of pids in which the child is started, or nil
-	command  int        // the process that the child forked to be the command, or 0
-	files    []*os.File // that the child gets, from child.ControlFD+1 on
-	opened   []*os.File // those of them that are closed here
+	cgroups  map[string]string // of a detached container, as in Detached
+	notifies bool              // the seccomp filter has notifications
+	pids     *os.File          // the namespace of pids in which the child is started, or nil
+	command  int               // the process that the child forked to be the command, or 0
+	files    []*os.File        // that the child gets, from child.ControlFD+1 on
+	opened   []*os.File        // those of them that are closed here
 }
 
 // newPlan checks the container and plans it.

@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -42,6 +43,12 @@ func newOCISite(t *testing.T) *ociSite {
 // process changes the process of the bundle's configuration.
 func (s *ociSite) process(change func(p map[string]any)) {
 	s.t.Helper()
+	s.config(func(c map[string]any) { change(c["process"].(map[string]any)) })
+}
+
+// config changes the bundle's configuration.
+func (s *ociSite) config(change func(c map[string]any)) {
+	s.t.Helper()
 	name := filepath.Join(s.bundle, "config.json")
 	b, err := os.ReadFile(name)
 	if err != nil {
@@ -51,7 +58,7 @@ func (s *ociSite) process(change func(p map[string]any)) {
 	if err := json.Unmarshal(b, &config); err != nil {
 		s.t.Fatal(err)
 	}
-	change(config["process"].(map[string]any))
+	change(config)
 	if b, err = json.Marshal(config); err != nil {
 		s.t.Fatal(err)
 	}
@@ -192,6 +199,60 @@ func TestRuntimeRun(t *testing.T) {
 	s.wants(1, "state", "bk-run")
 }
 
+// A create that is killed half-way leaves a container that "delete --force"
+// removes with all its processes and its control group.
+func TestRuntimeCreateKilled(t *testing.T) {
+	s := newOCISite(t)
+	told := filepath.Join(s.top, "told")
+	s.config(func(c map[string]any) {
+		script := "cat >" + told + ".new; echo $$ >" + told + ".pid; mv " + told + ".new " + told + "; exec sleep 1000"
+		c["hooks"] = map[string]any{"createRuntime": []any{map[string]any{"path": "/bin/sh", "args": []string{"sh", "-c", script}}}}
+	})
+	create := s.ociCommand("create", "--bundle", s.bundle, "bk-killed")
+	if err := create.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if _, err := os.Stat(told); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the hook was not run")
+		}
+	}
+	if got := s.status("bk-killed"); got != "creating" {
+		t.Errorf("state is %q, want creating", got)
+	}
+	var record struct{ Groups map[string]string }
+	var state struct{ Pid int }
+	var hook int
+	for name, v := range map[string]any{filepath.Join(s.top, "state", "bk-killed", "state.json"): &record, told: &state, told + ".pid": &hook} {
+		b, err := os.ReadFile(name)
+		if err == nil {
+			err = json.Unmarshal(b, v)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = create.Process.Kill()
+	_ = create.Wait() // by the signal
+	_ = syscall.Kill(hook, syscall.SIGKILL)
+	s.wants(0, "delete", "--force", "bk-killed")
+	// One that has ended and that nobody waits for has no memory.
+	if maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", state.Pid)); err == nil && len(maps) > 0 {
+		t.Errorf("process %d of the container lives", state.Pid)
+	}
+	for _, dir := range record.Groups {
+		if _, err := os.Stat(dir); err == nil {
+			t.Errorf("control group %s is there", dir)
+		}
+	}
+	if len(record.Groups) == 0 {
+		t.Error("no control group was recorded")
+	}
+}
+
 // podman returns podman with a storage of its own, and the runtime under test.
 func (s *ociSite) podman(args ...string) *exec.Cmd {
 	return exec.Command("podman", append([]string{
@@ -217,6 +278,8 @@ func TestRuntimePodman(t *testing.T) {
 	has(t, wants(t, 0, s.podmanRun([]string{"--rm", "--network=none", "--read-only"}, "sh", "-c", "touch /x || echo refused")), "refused")
 
 	wants(t, 0, s.podmanRun([]string{"-d", "--name=one", "--network=none"}, "sh", "-c", "echo hello; exec sleep 1000"))
+	has(t, wants(t, 0, s.podmanRun([]string{"--rm", "--network=none", "--memory=64m"}, "sh", "-c",
+		"cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max; true")), "67108864\n")
 	has(t, wants(t, 3, s.podman("exec", "one", "sh", "-c", "ps; exit 3")), "sleep 1000")
 	has(t, wants(t, 0, s.podman("logs", "one")), "hello")
 	has(t, wants(t, 0, s.podman("stats", "--no-stream", "one")), "one")

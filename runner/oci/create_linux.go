@@ -129,6 +129,12 @@ func (c *container) create(ctx context.Context, io IO) (*Process, error) {
 	if err != nil && !(c.rt.Rootless && group == nil) {
 		return nil, err
 	}
+	// From here on "delete --force" finds all that there is, should this process
+	// be killed.
+	c.Creating = true
+	if err := c.save(); err != nil {
+		return nil, err
+	}
 	gate, err := c.makeGate()
 	if err != nil {
 		return nil, err
@@ -136,6 +142,7 @@ func (c *container) create(ctx context.Context, io IO) (*Process, error) {
 	defer gate.Close()
 	d := runner.Detached{
 		Rootfs: c.Rootfs, Stdio: io.Stdio, ConsoleSocket: io.Console, Inherit: io.Inherit, Gate: gate,
+		Cgroups:    c.Groups,
 		Namespaces: func(pid int) error { return c.adopt(pid, group) },
 		State: func(pid int, status specs.ContainerState) []byte {
 			c.Init.Pid = pid
@@ -162,6 +169,7 @@ func (c *container) create(ctx context.Context, io IO) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.Creating = false
 	if err := c.save(); err != nil {
 		return nil, err
 	}
@@ -178,15 +186,18 @@ func (c *container) runnable() *specs.Spec {
 	return &config
 }
 
-// adopt records the container's first process and puts it into its group.
+// adopt records the container's first process and puts it into its group, before
+// it has a plan: until then it ends when this process does.
 func (c *container) adopt(pid int, group *cgroup.Group) (err error) {
 	if group != nil {
 		if err := group.AddProcess(pid); err != nil {
 			return err
 		}
 	}
-	c.Init, err = findProcess(pid)
-	return err
+	if c.Init, err = findProcess(pid); err != nil {
+		return err
+	}
+	return c.save()
 }
 
 func (c *container) makeGate() (*os.File, error) {

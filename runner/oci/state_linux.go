@@ -35,14 +35,16 @@ func (r *Runtime) warn(format string, args ...any) {
 
 // record is what state.json holds.
 type record struct {
-	ID      string      `json:"id"`
-	Bundle  string      `json:"bundle"`
-	Rootfs  string      `json:"rootfs"`
-	Created time.Time   `json:"created"`
-	Owner   int         `json:"owner"`
-	Init    process     `json:"init"`
-	Started bool        `json:"started"`
-	Config  *specs.Spec `json:"config"`
+	ID      string    `json:"id"`
+	Bundle  string    `json:"bundle"`
+	Rootfs  string    `json:"rootfs"`
+	Created time.Time `json:"created"`
+	Owner   int       `json:"owner"`
+	Init    process   `json:"init"`
+	Started bool      `json:"started"`
+	// Creating is set until create is done, or for ever when it was killed.
+	Creating bool        `json:"creating,omitempty"`
+	Config   *specs.Spec `json:"config"`
 	// Groups are the control group's directories by controller, as package
 	// cgroup knows them; none: the container has no group of its own.
 	Groups map[string]string `json:"groups,omitempty"`
@@ -174,7 +176,7 @@ func (c *container) status() Status {
 		return Creating
 	case c.Init.Pid != 0 && !c.Init.alive():
 		return Stopped
-	case c.Init.Pid == 0:
+	case c.Init.Pid == 0 || c.Creating:
 		return Creating
 	case !c.Started:
 		return Created
