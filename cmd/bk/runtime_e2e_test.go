@@ -5,6 +5,8 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -199,6 +201,53 @@ func TestRuntimeRun(t *testing.T) {
 	s.wants(1, "state", "bk-run")
 }
 
+// The master of a container's terminal comes by the console socket.
+func TestRuntimeConsoleSocket(t *testing.T) {
+	s := newOCISite(t)
+	s.process(func(p map[string]any) {
+		p["terminal"], p["args"] = true, []string{"sh", "-c", "tty; stty size"}
+		p["consoleSize"] = map[string]any{"height": 33, "width": 99}
+	})
+	s.wants(1, "create", "--bundle", s.bundle, "--console-socket", s.path("none"), "bk-tty")
+	dir, err := os.MkdirTemp("", "bk-tty") // the path of a socket is short
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: dir + "/sock", Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	s.wants(0, "create", "--bundle", s.bundle, "--console-socket", dir+"/sock", "bk-tty")
+	t.Cleanup(func() { s.wants(0, "delete", "--force", "bk-tty") })
+	conn, err := listener.AcceptUnix()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	control := make([]byte, syscall.CmsgSpace(4))
+	if _, _, _, _, err := conn.ReadMsgUnix(make([]byte, 4096), control); err != nil {
+		t.Fatal(err)
+	}
+	messages, err := syscall.ParseSocketControlMessage(control)
+	if err != nil || len(messages) != 1 {
+		t.Fatalf("%d messages: %v", len(messages), err)
+	}
+	fds, err := syscall.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1 {
+		t.Fatalf("%d descriptors: %v", len(fds), err)
+	}
+	master := os.NewFile(uintptr(fds[0]), "master")
+	defer master.Close()
+	s.wants(0, "start", "bk-tty")
+	text, _ := io.ReadAll(master) // it ends with an error: EIO
+	if got, want := string(text), "/dev/pts/0\r\n33 99\r\n"; got != want {
+		t.Errorf("the terminal shows %q, want %q", got, want)
+	}
+	s.until("bk-tty", "stopped")
+}
+
 // A create that is killed half-way leaves a container that "delete --force"
 // removes with all its processes and its control group.
 func TestRuntimeCreateKilled(t *testing.T) {
@@ -280,6 +329,7 @@ func TestRuntimePodman(t *testing.T) {
 	wants(t, 0, s.podmanRun([]string{"-d", "--name=one", "--network=none"}, "sh", "-c", "echo hello; exec sleep 1000"))
 	has(t, wants(t, 0, s.podmanRun([]string{"--rm", "--network=none", "--memory=64m"}, "sh", "-c",
 		"cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max; true")), "67108864\n")
+	wants(t, 137, s.podmanRun([]string{"--rm", "--network=none", "--memory=64m", "--memory-swap=64m"}, "tail", "/dev/zero"))
 	has(t, wants(t, 3, s.podman("exec", "one", "sh", "-c", "ps; exit 3")), "sleep 1000")
 	has(t, wants(t, 0, s.podman("logs", "one")), "hello")
 	has(t, wants(t, 0, s.podman("stats", "--no-stream", "one")), "one")
