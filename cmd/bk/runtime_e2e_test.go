@@ -304,10 +304,12 @@ func TestRuntimeCreateKilled(t *testing.T) {
 
 // podman returns podman with a storage of its own, and the runtime under test.
 func (s *ociSite) podman(args ...string) *exec.Cmd {
-	return exec.Command("podman", append([]string{
+	cmd := exec.Command("podman", append([]string{
 		"--cgroup-manager=cgroupfs", "--root", s.path("podman"), "--runroot", s.path("podman-run"),
 		"--storage-driver=vfs", "--runtime", s.program, "--log-level=error",
 	}, args...)...)
+	cmd.Dir = s.top // conmon leaves a file there when memory runs out
+	return cmd
 }
 
 // podmanRun is "podman run" with the bundle's root. A machine may not raise
