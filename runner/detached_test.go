@@ -356,6 +356,7 @@ func TestProcessAttributes(t *testing.T) {
 		specs.Mount{Destination: "/copied", Type: "tmpfs", Source: "tmpfs", Options: []string{"tmpcopyup"}},
 		specs.Mount{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs"},
 		specs.Mount{Destination: "/tmp", Options: []string{"remount", "ro"}},
+		specs.Mount{Destination: "/bound", Type: "bind", Source: t.TempDir(), Options: []string{"bind", "mode=755"}}, // has no effect
 	)
 	inherited, err := os.Open("/etc/passwd")
 	if err != nil {

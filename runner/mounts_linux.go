@@ -137,7 +137,9 @@ func (b *planner) mount(sm specs.Mount) error {
 }
 
 // runtimeOptions takes those options that only a container of an OCI runtime can
-// have, and returns the others.
+// have, and returns the others. A parameter of a file system ("mode=755") has no
+// effect on a bind mount, whose file system is there already; engines and the
+// specification's own tests give some.
 func (b *planner) runtimeOptions(m *child.Mount, sm specs.Mount) (rest []string, err error) {
 	mapped, all := len(sm.UIDMappings)+len(sm.GIDMappings) > 0, false
 	for _, o := range sm.Options {
@@ -149,6 +151,9 @@ func (b *planner) runtimeOptions(m *child.Mount, sm specs.Mount) (rest []string,
 		case "idmap", "ridmap":
 			mapped, all = true, o == "ridmap"
 		default:
+			if m.Kind == child.MountBind && strings.Contains(o, "=") {
+				continue
+			}
 			rest = append(rest, o)
 		}
 	}
