@@ -7,7 +7,7 @@ PKGS    ?= ./...
 TIMEOUT ?= 15m
 
 .NOTPARALLEL:
-.PHONY: help build test lint cross bench bases demo conformance deps clean
+.PHONY: help build test lint cross bench bases demo conformance runtimesuite deps clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -37,6 +37,10 @@ bases: ## the base images of tests, from Debian packages, in .cache/bases
 conformance: build bases ## build testdata/corpus with bk and with buildkitd and compare; RUN=regexp
 	@hack/tool registry crane buildkitd buildctl
 	go run ./hack/conformance -bk bin/bk $(if $(RUN),-run '$(RUN)')
+
+runtimesuite: build ## the runtime-spec's validation suite over bk, runc and crun; RUN=regexp
+	@hack/deps runc crun
+	go run ./hack/runtimesuite -bk bin/bk $(if $(RUN),-run '$(RUN)')
 
 bench: build bases ## measure bk beside other builders; ARGS="-n 5 -only hello"
 	@hack/tool registry crane buildkitd buildctl
