@@ -97,7 +97,7 @@ func (s *suite) print(columns map[string]map[string]outcome, verbose bool) bool 
 		}
 	}
 	row("passed", func(runtime string) string { return fmt.Sprint(passed[runtime]) })
-	fmt.Println("\nnot what a runtime can pass here, or not run:")
+	fmt.Println("\nwhy tests don't pass here, or aren't run:")
 	for _, n := range notes() {
 		fmt.Printf("  %s: %s\n", n.test, n.reason)
 	}
