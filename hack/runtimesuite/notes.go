@@ -11,7 +11,7 @@ func notes() []note {
 		{notRun, "not run: the container has no mount namespace, and the suite would remove files through the runtime's mounts. bk refuses such containers; runc makes them"},
 		{"hooks", "the suite compares with words that its hooks don't write, and so prints an error with every runtime"},
 		{"poststart_fail", "the suite wants a warning when a poststart hook fails; runc and bk make it an error"},
-		{"prestart", "makes no assertion; prints an error with runc and with bk, which was not looked into"},
+		{"prestart", "the suite wants prestart hooks to be called by start; the specification now has them in create"},
 		{"linux_cgroups_blkio, linux_cgroups_relative_blkio", "needs a block device 8:0 and the CFQ scheduler's leaf_weight, which kernels since 5.0 don't have"},
 		{"delete", "the suite wants delete to refuse a created container; runc deletes it, and engines count on that"},
 		{"delete_resources", "see linux_cgroups_pids"},
