@@ -4,7 +4,7 @@ export CGO_ENABLED = 0
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 PKGS    ?= ./...
-TIMEOUT ?= 15m
+TIMEOUT ?= 30m
 
 .NOTPARALLEL:
 .PHONY: help build test lint cross bench bases demo conformance runtimesuite deps clean
