@@ -29,9 +29,8 @@ func (o execOp) key(n *node, h cache.Hasher) error {
 	o.noteMeta(n)
 	// Keys of trees and digests of contents come side by side: a digest may
 	// need its step to run.
-	mounts := slices.DeleteFunc(slices.Clone(o.op.Mounts), isShm)
-	edges := make([]func() (string, error), len(mounts))
-	for i, m := range mounts {
+	edges := make([]func() (string, error), len(o.op.Mounts))
+	for i, m := range o.op.Mounts {
 		edges[i] = func() (string, error) { return o.mountKey(n, m) }
 	}
 	parts, err := side(edges)
@@ -41,7 +40,7 @@ func (o execOp) key(n *node, h cache.Hasher) error {
 	for i, p := range parts {
 		h.String(p)
 		if p != "" {
-			n.note("mount "+mounts[i].Dest, p)
+			n.note("mount "+o.op.Mounts[i].Dest, p)
 		}
 	}
 	return nil
@@ -67,8 +66,7 @@ func side[T any](calls []func() (T, error)) ([]T, error) {
 // canonical is the operation without what does not influence its result.
 func (o execOp) canonical() *pb.ExecOp {
 	op := o.op.CloneVT()
-	op.Meta.ProxyEnv, op.Meta.CgroupParent, op.Meta.Ulimit = nil, "", nil
-	op.Mounts = slices.DeleteFunc(op.Mounts, isShm)
+	op.Meta.ProxyEnv, op.Meta.CgroupParent = nil, ""
 	for _, m := range op.Mounts {
 		m.Input = min(m.Input, 0) // identified by content or key, not by position
 		if m.CacheOpt != nil {

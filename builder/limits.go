@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/docker/go-units"
-	"github.com/moby/buildkit/solver/pb"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"bk.build/bk/runner/cgroup"
@@ -110,10 +109,4 @@ func (s *step) memoryLimit() string {
 		return "limit, which is not the step's own" // of a parent
 	}
 	return "limit of " + units.CustomSize("%.4g %s", float64(*m.Limit), 1024, []string{"B", "KiB", "MiB", "GiB", "TiB"})
-}
-
-// isShm reports whether a mount is /dev/shm, as the frontend adds it to every
-// step when a size is asked for. What is in it is nobody else's to see.
-func isShm(m *pb.Mount) bool {
-	return m.MountType == pb.MountType_TMPFS && m.Dest == "/dev/shm" && m.Output < 0
 }

@@ -32,15 +32,15 @@ func fixedImages(t *testing.T) string {
 		f{"usr/share/doc/a", "a"}, f{"usr/share/doc/b", "bb"}, f{"lib", "usr/lib", "2"})
 	top := fixedLayer(t, d, "RUN rm -rf /usr/share/doc &&\n  make   all # a command that is much longer than what fits into a line of a table",
 		f{"usr/share/.wh.doc", ""}, f{"bin/sh", strings.Repeat("SH", 4000)}, f{"app/", "", "5"}, f{"app/a\x1b[31m", "1"}, f{"app/b", "22"}, f{"lib", "lib64", "2"})
-	for name, img := range map[string]layout.ImageSpec{
-		"one": {Config: []byte(`{"os":"linux","architecture":"amd64","created":"2020-01-01T00:00:00Z","config":{"Env":["PATH=/bin"],"Cmd":["sh"]}}`), Layers: []layout.LayerBlob{base}, Annotations: map[string]string{"a": "1"}},
-		"two": {Config: []byte(`{"os":"linux","architecture":"amd64","created":"2020-01-02T00:00:00Z","config":{"Env":["PATH=/bin:/app"],"Cmd":["app"],"User":"app"}}`), Layers: []layout.LayerBlob{base, top}},
+	for i, img := range []layout.ImageSpec{
+		{Config: []byte(`{"os":"linux","architecture":"amd64","created":"2020-01-01T00:00:00Z","config":{"Env":["PATH=/bin"],"Cmd":["sh"]}}`), Layers: []layout.LayerBlob{base}, Annotations: map[string]string{"a": "1"}},
+		{Config: []byte(`{"os":"linux","architecture":"amd64","created":"2020-01-02T00:00:00Z","config":{"Env":["PATH=/bin:/app"],"Cmd":["app"],"User":"app"}}`), Layers: []layout.LayerBlob{base, top}},
 	} {
 		desc, _, err := d.WriteImage(img)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := d.SetRef(name, desc); err != nil {
+		if err := d.SetRef([]string{"one", "two"}[i], desc); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -168,7 +168,7 @@ func TestStepLimits(t *testing.T) {
 	if o := s.build(base(t, "busybox"), "--target=shown"); len(o.executed()) > 0 {
 		t.Errorf("without the limits: executed %q", o.executed())
 	}
-	if o := s.build(base(t, "busybox"), "--target=shown", "--resource=memory=200m", "--ulimit=nofile=300", "--shm-size=4m"); len(o.executed()) > 0 {
+	if o := s.build(base(t, "busybox"), "--target=shown", "--resource=memory=200m", "--ulimit=nofile=100:200", "--shm-size=3m"); len(o.executed()) > 0 {
 		t.Errorf("with other limits: executed %q", o.executed())
 	}
 }

@@ -88,7 +88,7 @@ func (r *Runtime) newContainer(id, bundle string) (*container, error) {
 	if !filepath.IsAbs(rootfs) {
 		rootfs = filepath.Join(bundle, rootfs)
 	}
-	if rootfs, err = filepath.EvalSymlinks(rootfs); err != nil {
+	if rootfs, err = filepath.EvalSymlinks(rootfs); err != nil { //nolint:forbidigo // the caller's bundle, not an image
 		return nil, fmt.Errorf("root.path: %w", err)
 	}
 	absoluteSources(config, bundle)
@@ -249,7 +249,7 @@ func WritePid(name string, pid int) error {
 		return nil
 	}
 	tmp := filepath.Join(filepath.Dir(name), "."+filepath.Base(name))
-	if err := os.WriteFile(tmp, []byte(strconv.Itoa(pid)), 0o644); err != nil {
+	if err := os.WriteFile(tmp, []byte(strconv.Itoa(pid)), 0o644); err != nil { //nolint:forbidigo // renamed below
 		return fmt.Errorf("write the pid file: %w", err)
 	}
 	return os.Rename(tmp, name)

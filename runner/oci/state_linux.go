@@ -163,7 +163,7 @@ func (c *container) save() error {
 		return err
 	}
 	name := filepath.Join(c.dir, stateFile)
-	if err := os.WriteFile(name+".new", b, 0o600); err != nil {
+	if err := os.WriteFile(name+".new", b, 0o600); err != nil { //nolint:forbidigo // renamed below
 		return fmt.Errorf("write the state of container %s: %w", c.ID, err)
 	}
 	return os.Rename(name+".new", name)

@@ -18,6 +18,6 @@ import (
 // when the process is something else.
 func init() {
 	if args, ok := cli.Arguments(os.Args); ok && cli.Complete(args) {
-		os.Exit(cli.Main(args))
+		os.Exit(cli.Main(args)) //nolint:forbidigo // it takes the place of main
 	}
 }
