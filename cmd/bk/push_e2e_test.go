@@ -170,7 +170,7 @@ func TestBuildPushWhileBuilding(t *testing.T) {
 	needContainers(t)
 	w := newWatchedRegistry(t, registry.Options{})
 	s := newSite(t, fmt.Sprintf("-- Dockerfile --\nFROM busybox\nCOPY a /\nRUN wget -q -O /dev/null http://%s/uploaded\n-- a --\none\n", w.host))
-	s.build(base(t, "busybox"), "--push", "-t", w.host+"/app:1")
+	s.build(base(t, "busybox"), "--network=host", "--push", "-t", w.host+"/app:1")
 }
 
 // An output of type image is in the store too; by digest no tag is written.
