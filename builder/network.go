@@ -48,10 +48,36 @@ func (s *step) network(ctx context.Context) error {
 
 // nameServers is the resolv.conf of the step.
 func (s *step) nameServers() []byte {
+	text := hostNameServers()
 	if s.netPath != "" {
-		return nameServers()
+		text = nameServers()
 	}
-	return hostNameServers()
+	return s.n.b.opts.DNS.apply(text)
+}
+
+// apply replaces lines of a resolv.conf.
+func (d DNS) apply(text []byte) []byte {
+	var out bytes.Buffer
+	for line := range bytes.Lines(text) {
+		switch fields := strings.Fields(string(line)); {
+		case len(fields) == 0:
+		case fields[0] == "nameserver" && len(d.Servers) > 0:
+		case (fields[0] == "search" || fields[0] == "domain") && len(d.Search) > 0:
+		case fields[0] == "options" && len(d.Options) > 0:
+		default:
+			out.WriteString(strings.TrimRight(string(line), "\n") + "\n")
+		}
+	}
+	for _, s := range d.Servers {
+		out.WriteString("nameserver " + s + "\n")
+	}
+	if len(d.Search) > 0 {
+		out.WriteString("search " + strings.Join(d.Search, " ") + "\n")
+	}
+	if len(d.Options) > 0 {
+		out.WriteString("options " + strings.Join(d.Options, " ") + "\n")
+	}
+	return out.Bytes()
 }
 
 // joinNetwork has the container join the step's own network.
@@ -68,7 +94,7 @@ func (s *step) joinNetwork(sp *specs.Spec) {
 // on the machine's loopback interface only.
 func (b *build) ownNetworks() *network.Network {
 	nets, err := b.networks.do(func() (*network.Network, error) {
-		if i := b.opts.Isolation; i != "" && i != host.Root || nameServers() == nil {
+		if i := b.opts.Isolation; i != "" && i != host.Root || nameServers() == nil && len(b.opts.DNS.Servers) == 0 {
 			return nil, nil
 		}
 		return network.Open()

@@ -36,3 +36,17 @@ func TestProxyOnLoopback(t *testing.T) {
 		}
 	}
 }
+
+// What is given replaces the machine's own lines, and nothing else.
+func TestDNS(t *testing.T) {
+	const own = "nameserver 10.0.0.1\nsearch a b\noptions edns0\n# note"
+	for want, d := range map[string]DNS{
+		own + "\n": {},
+		"search a b\noptions edns0\n# note\nnameserver 192.0.2.1\nnameserver fd00::1\n": {Servers: []string{"192.0.2.1", "fd00::1"}},
+		"nameserver 10.0.0.1\n# note\nsearch c d\noptions ndots:2 rotate\n":             {Search: []string{"c", "d"}, Options: []string{"ndots:2", "rotate"}},
+	} {
+		if got := string(d.apply([]byte(own))); got != want {
+			t.Errorf("%+v: %q, want %q", d, got, want)
+		}
+	}
+}

@@ -76,8 +76,18 @@ type Options struct {
 	// PlainCopy gives steps a copy of their files instead of an overlay of layers,
 	// for file systems and kernels that have none.
 	PlainCopy bool
+	// DNS replaces the name servers, search domains and options of steps; what is
+	// empty stays the machine's.
+	DNS DNS
 	// Emulators are directories searched for qemu-ARCH-static before PATH.
 	Emulators []string
+}
+
+// DNS is what a resolv.conf says.
+type DNS struct {
+	Servers []string // IP addresses
+	Search  []string // domains
+	Options []string // such as "ndots:2"
 }
 
 // Secret is where a secret's bytes come from: exactly one field is set.

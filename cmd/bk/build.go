@@ -144,6 +144,7 @@ func (p *buildPlan) builderOptions(e *env, request *dockerfile.Request) (builder
 		Allow:              p.allow,
 		DeviceDirs:         p.cdiDirs,
 		Runtime:            p.runtime,
+		DNS:                p.dns,
 		Isolation:          p.isolation,
 		Jobs:               p.jobs,
 		Resources:          p.limits.resources,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -30,6 +31,7 @@ type buildFlags struct {
 	noCacheFilter, outputs, secrets, ssh, addHosts            []string
 	insecure, allow, cdiDirs                                  []string
 	runtime                                                   string
+	dns                                                       builder.DNS
 	check, noCache, pull, quiet, push                         bool
 	jobs                                                      int
 	limits                                                    limitFlags
@@ -75,6 +77,9 @@ func (f *buildFlags) registerSteps(set *pflag.FlagSet) {
 	set.StringArrayVar(&f.allow, "allow", nil, "let steps have a right: network.host, security.insecure or `device[=NAME]`")
 	set.StringArrayVar(&f.cdiDirs, "cdi-spec-dir", nil, "look for the devices of RUN --device in `DIR` (default: /etc/cdi, /var/run/cdi, /etc/buildkit/cdi)")
 	set.StringVar(&f.runtime, "runtime", "", "run steps by another OCI runtime, a `NAME` such as runc, crun or runsc, or its path")
+	set.StringArrayVar(&f.dns.Servers, "dns", nil, "have steps ask the name server `IP` instead of the machine's")
+	set.StringArrayVar(&f.dns.Search, "dns-search", nil, "have steps search `DOMAIN`")
+	set.StringArrayVar(&f.dns.Options, "dns-option", nil, "set an `OPTION` of resolv.conf for steps")
 	set.StringArrayVar(&f.addHosts, "add-host", nil, "add `HOST:IP` to the /etc/hosts of steps")
 	f.limits.register(set)
 	set.IntVar(&f.jobs, "jobs", 0, "run at most `N` steps at a time (0: no limit)")
@@ -92,6 +97,7 @@ type buildPlan struct {
 	allow    builder.Entitlements
 	cdiDirs  []string
 	runtime  string // absolute path
+	dns      builder.DNS
 	jobs     int
 	limits   stepLimits
 	// isolation is what was asked for, until the build settles it.
@@ -221,8 +227,29 @@ func (f *buildFlags) planRights(_ *env, p *buildPlan) (err error) {
 		}
 	}
 	p.cdiDirs = f.cdiDirs
+	if err := checkDNS(f.dns); err != nil {
+		return err
+	}
+	p.dns = f.dns
 	p.runtime, err = findRuntime(f.runtime)
 	return err
+}
+
+// checkDNS refuses what is no line of a resolv.conf.
+func checkDNS(d builder.DNS) error {
+	for _, s := range d.Servers {
+		if _, err := netip.ParseAddr(s); err != nil {
+			return fmt.Errorf("dns %q: want an IP address", s)
+		}
+	}
+	for flag, list := range map[string][]string{"dns-search": d.Search, "dns-option": d.Options} {
+		for _, s := range list {
+			if s == "" || strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c == 0x7f || c == '#' || c == ';' }) {
+				return fmt.Errorf("%s %q: want one word", flag, s)
+			}
+		}
+	}
+	return nil
 }
 
 // findRuntime returns the path of an OCI runtime. Kata Containers install

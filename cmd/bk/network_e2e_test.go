@@ -61,3 +61,28 @@ RUN --network=none test "$(ls /sys/class/net)" = lo && ! nc -w 1 machine $PORT <
 	s.write("-- Dockerfile --\nFROM busybox\nARG PORT\nRUN nc -w 5 127.0.0.1 $PORT < /dev/null | grep served && nc -w 5 machine $PORT < /dev/null | grep served\n")
 	s.build(base(t, "busybox"), "--network=host", "--build-arg=PORT="+port, "--add-host=machine:host-gateway")
 }
+
+// Name servers, search domains and options that are given are a step's, and
+// never in a layer; what is no line of a resolv.conf is refused.
+func TestDNSOfSteps(t *testing.T) {
+	needContainers(t)
+	s := newSite(t, `
+-- Dockerfile --
+FROM busybox
+RUN cat /etc/resolv.conf
+`)
+	out := s.build(base(t, "busybox"), "--dns=192.0.2.7", "--dns=fd00::7", "--dns-search=a.example", "--dns-option=ndots:3")
+	for _, want := range []string{"nameserver 192.0.2.7\n", "nameserver fd00::7\n", "search a.example\n", "options ndots:3\n"} {
+		if !strings.Contains(out.logs, want) {
+			t.Errorf("no %q in %q", want, out.logs)
+		}
+	}
+	if strings.Count(out.logs, "nameserver") != 2 {
+		t.Errorf("other servers are asked too: %q", out.logs)
+	}
+	for _, flag := range []string{"--dns=name", "--dns-search=a b", "--dns-option=x\nnameserver 10.0.0.1", "--dns-search="} {
+		if o := s.run("build", ".", flag); o.code != exitUsage {
+			t.Errorf("%q: exit code %d: %s", flag, o.code, o.stderr)
+		}
+	}
+}
