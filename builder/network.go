@@ -3,6 +3,7 @@ package builder
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net/netip"
 	"net/url"
 	"os"
@@ -97,7 +98,14 @@ func (b *build) ownNetworks() *network.Network {
 		if i := b.opts.Isolation; i != "" && i != host.Root || nameServers() == nil && len(b.opts.DNS.Servers) == 0 {
 			return nil, nil
 		}
-		return network.Open()
+		nets, err := network.Open()
+		if err != nil {
+			// Steps share the machine's then; who expected otherwise should see why.
+			ev := b.report.internal(fmt.Sprintf("[internal] network of steps: the machine's: %v", err))
+			ev.start()
+			ev.done(nil)
+		}
+		return nets, err
 	})
 	if err != nil {
 		return nil

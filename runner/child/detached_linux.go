@@ -208,20 +208,10 @@ func present(p *Plan) error {
 
 // label says which labels the command gets.
 func label(list []Label) error {
-	if len(list) == 0 {
-		return nil
-	}
-	proc, err := privateProc()
-	if err != nil {
-		return err
-	}
-	defer syscall.Close(proc)
-	for _, l := range list {
-		if err := writeProc(proc, "thread-self/attr/"+l.File, l.Value); err != nil {
-			return explain("set the label "+l.Value, err)
-		}
-	}
-	return nil
+	return writeProcs(len(list), func(i int) (op, path, value string) {
+		l := list[i]
+		return "set the label " + l.Value, "thread-self/attr/" + l.File, l.Value
+	})
 }
 
 // command prepares what turns this process into the command, or another one

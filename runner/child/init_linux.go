@@ -306,7 +306,16 @@ func writeProc(proc int, path, value string) error {
 }
 
 func setSysctls(list []Sysctl) error {
-	if len(list) == 0 {
+	return writeProcs(len(list), func(i int) (op, path, value string) {
+		s := list[i]
+		return "set sysctl " + s.Path, "sys/" + s.Path, s.Value
+	})
+}
+
+// writeProcs writes n files of a private proc; item returns what the i-th is
+// for, its path and its value.
+func writeProcs(n int, item func(i int) (op, path, value string)) error {
+	if n == 0 {
 		return nil
 	}
 	proc, err := privateProc()
@@ -314,9 +323,10 @@ func setSysctls(list []Sysctl) error {
 		return err
 	}
 	defer syscall.Close(proc)
-	for _, s := range list {
-		if err := writeProc(proc, "sys/"+s.Path, s.Value); err != nil {
-			return explain("set sysctl "+s.Path, err)
+	for i := range n {
+		op, path, value := item(i)
+		if err := writeProc(proc, path, value); err != nil {
+			return explain(op, err)
 		}
 	}
 	return nil
